@@ -1,0 +1,1 @@
+//! The controller: watches, compiles, observes and publishes scheduling state.

@@ -1,0 +1,1 @@
+//! Whole-system tests, the demo and the benchmark, on real parts.

@@ -1,0 +1,1 @@
+//! The ext_proc server: Envoy asks it where each request goes.

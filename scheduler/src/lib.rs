@@ -1,0 +1,1 @@
+//! The pure core: routing, scheduling and one state machine per request.
