@@ -1,0 +1,8 @@
+//! The state protocol: its messages, and their validated translation into snapshot, load and residency.
+//!
+//! What must always hold: nothing past this folder has seen a protobuf message; a resource that cannot be translated is
+//! refused by name, with a reason, and leaves the rest untouched.
+
+/// The messages of `proto/state.proto`, generated.
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+pub mod proto;
