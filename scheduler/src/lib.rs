@@ -5,9 +5,12 @@
 //! path cannot meet a malformed snapshot. It fails by value: every refusal is a typed error that a shell can turn into
 //! an answer for the client.
 
+mod json;
 pub mod lease;
 pub mod load;
 pub mod pick;
+pub mod prefix;
+pub mod request;
 pub mod routing;
 pub mod snapshot;
 pub mod state;
