@@ -137,13 +137,13 @@ impl Fleet {
     }
 
     /// Claims a cell, fresh; `None` when all are taken.
-    pub fn claim(self: &Arc<Self>) -> Option<Slot> {
+    pub fn claim(self: &Arc<Self>) -> Option<Arc<Slot>> {
         let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         self.cells[index as usize].reset();
-        Some(Slot {
+        Some(Arc::new(Slot {
             index,
             fleet: Arc::clone(self),
-        })
+        }))
     }
 
     /// The load of the endpoint at a slot's index. An index beyond the capacity reads as an endpoint never heard of.
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_slot_comes_back_fresh_once_nothing_holds_it() {
         let fleet = Fleet::new(1);
-        let slot = Arc::new(fleet.claim().unwrap());
+        let slot = fleet.claim().unwrap();
         let held = Arc::clone(&slot);
         slot.sampled(
             Sample {

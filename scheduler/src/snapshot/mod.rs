@@ -21,8 +21,8 @@ pub struct EndpointId(pub u64);
 pub struct Endpoint {
     /// Its identity.
     pub id: EndpointId,
-    /// Where its load is kept.
-    pub slot: Slot,
+    /// Where its load is kept: shared with the earlier and later forms of the same endpoint (its models may change).
+    pub slot: Arc<Slot>,
     /// `ip:port`, IPv6 in brackets.
     pub address: Box<str>,
     /// `namespace/name` of the pod.
