@@ -1,1 +1,10 @@
 //! Whole-system tests, the demo and the benchmark, on real parts.
+//!
+//! This crate starts the real programs as child processes on free loopback ports, sends them traffic and reads what they say of themselves.
+//! What must always hold: nothing that it starts outlives the process that started it, and no wait is without a deadline.
+
+pub mod client;
+pub mod envoy;
+pub mod noop;
+pub mod ports;
+pub mod process;

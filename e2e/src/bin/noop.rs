@@ -1,0 +1,48 @@
+//! `kthena-noop`: the ext_proc server that decides nothing, as a process of its own.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use clap::Parser;
+use kthena_e2e::noop::{Decision, Noop};
+
+/// An ext_proc and access-log server that decides nothing, for benchmarks and for trying an Envoy configuration.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Flags {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:9002")]
+    listen: SocketAddr,
+    /// Envoy cluster to send every request to, instead of deciding nothing.
+    #[arg(long)]
+    cluster: Option<String>,
+    /// Endpoints for Envoy to try, in order, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    endpoints: Vec<SocketAddr>,
+    /// A further request header to set, NAME:VALUE; may be repeated.
+    #[arg(long = "header", value_parser = name_and_value)]
+    headers: Vec<(String, String)>,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME:VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    let listener = tokio::net::TcpListener::bind(flags.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}; choose another address with --listen",
+            flags.listen
+        )
+    })?;
+    let decision = Decision {
+        cluster: flags.cluster,
+        endpoints: flags.endpoints,
+        headers: flags.headers,
+        ..Decision::default()
+    };
+    Noop::new(decision).serve(listener).await.context("serving ended")
+}

@@ -1,0 +1,293 @@
+//! A real Envoy as a child process, started from the reference configuration.
+//!
+//! `docs/envoy.yaml` is the only Envoy configuration there is: what is started here is that document with other ports and paths in it, so
+//! a test that passes says something about the document that users read. Nothing is installed here; `e2e/tools/envoy` does that, and
+//! where it has not run the error says so.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::client::{Ask, Client};
+use crate::process::{Launch, Process, wait_until};
+
+/// The reference configuration, comments and all.
+pub const DOCUMENT: &str = include_str!("../../docs/envoy.yaml");
+
+/// The version that everything is tested with; `e2e/tools/envoy` installs it.
+pub const VERSION: &str = "1.40.0";
+
+/// Envoy answers `/ready` within this time of its start, or something is wrong.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What differs from one Envoy to the next.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Folder for this Envoy's own files: configuration, log, access log.
+    pub folder: PathBuf,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The admin interface.
+    pub admin: SocketAddr,
+    /// The ext_proc servers.
+    pub processors: Vec<SocketAddr>,
+    /// Folder with `cds.json`, which must be there already.
+    pub clusters: PathBuf,
+    /// Worker threads.
+    pub workers: u32,
+}
+
+impl Settings {
+    /// The file that receives the access log.
+    #[must_use]
+    pub fn access_log(&self) -> PathBuf {
+        self.folder.join("access.log")
+    }
+
+    /// The reference configuration with these settings in it.
+    ///
+    /// # Errors
+    /// When the document no longer has the places that are to be filled.
+    pub fn bootstrap(&self) -> Result<Value> {
+        let mut bootstrap: Value = serde_saphyr::from_str(DOCUMENT).context("docs/envoy.yaml is not YAML")?;
+        let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+        let endpoints: Vec<Value> = self
+            .processors
+            .iter()
+            .map(|at| json!({"endpoint": {"address": socket_address(*at)}}))
+            .collect();
+        let files = "/dynamic_resources/cds_config/path_config_source";
+        let places = [
+            ("/admin/address".to_owned(), socket_address(self.admin)),
+            (
+                "/static_resources/listeners/0/address".to_owned(),
+                socket_address(self.listen),
+            ),
+            (
+                format!("{manager}/access_log/0/typed_config/path"),
+                json!(self.access_log()),
+            ),
+            (
+                "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints".to_owned(),
+                json!(endpoints),
+            ),
+            (format!("{files}/path"), json!(self.clusters.join("cds.json"))),
+            (format!("{files}/watched_directory/path"), json!(self.clusters)),
+        ];
+        for (pointer, value) in places {
+            *place(&mut bootstrap, &pointer)? = value;
+        }
+        Ok(bootstrap)
+    }
+}
+
+/// A place in a configuration, by JSON pointer.
+///
+/// # Errors
+/// When the configuration has no such place.
+pub fn place<'a>(configuration: &'a mut Value, pointer: &str) -> Result<&'a mut Value> {
+    configuration
+        .pointer_mut(pointer)
+        .with_context(|| format!("docs/envoy.yaml has nothing at {pointer}"))
+}
+
+fn socket_address(at: SocketAddr) -> Value {
+    json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}})
+}
+
+/// The Envoy to run: `ENVOY_BIN`, or the one in the cache folder.
+///
+/// # Errors
+/// When neither is there; the error says what to run.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(own) = std::env::var_os("ENVOY_BIN").filter(|value| !value.is_empty()) {
+        let own = PathBuf::from(own);
+        if own.is_file() {
+            return Ok(own);
+        }
+        bail!("ENVOY_BIN is {}, which is not there", own.display());
+    }
+    let installed = cache().join(format!("envoy-{VERSION}/bin/envoy"));
+    if installed.is_file() {
+        return Ok(installed);
+    }
+    bail!(
+        "there is no Envoy at {}: run e2e/tools/envoy once to install it, or set ENVOY_BIN",
+        installed.display()
+    );
+}
+
+/// The cache folder that the project's scripts install into.
+fn cache() -> PathBuf {
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    folder("KTHENA_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("kthena")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/kthena")))
+        .unwrap_or_else(|| PathBuf::from("/tmp/kthena"))
+}
+
+/// A running Envoy; killed when dropped.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    admin: Client,
+    settings: Settings,
+}
+
+impl Envoy {
+    /// Starts Envoy with a configuration, usually [`Settings::bootstrap`], and waits until it is ready.
+    ///
+    /// # Errors
+    /// When Envoy is not installed, refuses the configuration or is not ready in time; the error holds the end of its log.
+    pub async fn start(settings: Settings, configuration: &Value) -> Result<Self> {
+        let file = write_configuration(&settings.folder, configuration)?;
+        let process = Process::start(Launch {
+            name: "envoy".to_owned(),
+            program: binary()?,
+            args: vec![
+                "-c".into(),
+                file.into(),
+                "--concurrency".into(),
+                settings.workers.to_string().into(),
+                // With it several Envoys on one machine meet in shared memory, and leave it behind when they are killed.
+                "--disable-hot-restart".into(),
+                "--log-level".into(),
+                "info".into(),
+            ],
+            env: Vec::new(),
+            log: settings.folder.join("envoy.log"),
+        })?;
+        let mut envoy = Self {
+            process,
+            admin: Client::http1(settings.admin),
+            settings,
+        };
+        envoy.wait_ready().await?;
+        Ok(envoy)
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
+        let mut ended = None;
+        let (process, admin) = (&mut self.process, &self.admin);
+        let ready = wait_until("Envoy to be ready", READY_WITHIN, async || {
+            ended = process.ended().ok().flatten();
+            ended.is_some()
+                || admin
+                    .send(Ask::get("/ready"))
+                    .await
+                    .is_ok_and(|answer| answer.status.is_success())
+        });
+        let waited = ready.await;
+        if let Some(status) = ended {
+            bail!("Envoy ended at once ({status}):\n{}", self.process.last_lines(20));
+        }
+        waited.with_context(|| self.process.last_lines(20))
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.settings.listen
+    }
+
+    /// The settings it was started with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The process, for its CPU time, its log and signals.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The answer of an admin page.
+    ///
+    /// # Errors
+    /// When the admin interface does not answer 200.
+    pub async fn admin(&self, path: &str) -> Result<String> {
+        let answer = self.admin.send(Ask::get(path)).await?;
+        if !answer.status.is_success() {
+            bail!(
+                "Envoy's admin page {path} answered {}: {}",
+                answer.status,
+                answer.text()
+            );
+        }
+        Ok(answer.text())
+    }
+
+    /// Counters and gauges whose name matches the regular expression; names by which Envoy prints them.
+    ///
+    /// # Errors
+    /// When the admin interface does not answer.
+    pub async fn stats(&self, filter: &str) -> Result<BTreeMap<String, u64>> {
+        let filter: String = filter.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let page = self.admin(&format!("/stats?format=json&filter={filter}")).await?;
+        let page: Value = serde_json::from_str(&page).context("Envoy's stats are not JSON")?;
+        let stats = page["stats"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(stats
+            .iter()
+            .filter_map(|stat| Some((stat["name"].as_str()?.to_owned(), stat["value"].as_u64()?)))
+            .collect())
+    }
+
+    /// The running configuration, endpoints included.
+    ///
+    /// # Errors
+    /// When the admin interface does not answer.
+    pub async fn config_dump(&self) -> Result<Value> {
+        let page = self.admin("/config_dump?include_eds").await?;
+        serde_json::from_str(&page).context("Envoy's config dump is not JSON")
+    }
+
+    /// The access-log lines written so far; Envoy writes them out at least every 10 s, or when 64 kB have gathered.
+    ///
+    /// # Errors
+    /// When the file can't be read or a line is not JSON.
+    pub async fn access_log(&self) -> Result<Vec<Value>> {
+        let file = self.settings.access_log();
+        let text = tokio::fs::read_to_string(&file)
+            .await
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}")))
+            .collect()
+    }
+}
+
+/// Asks Envoy itself whether it accepts a configuration, without starting it.
+///
+/// # Errors
+/// When Envoy is not installed or refuses; the error holds what it says.
+pub fn validate(folder: &Path, configuration: &Value) -> Result<()> {
+    let file = write_configuration(folder, configuration)?;
+    let output = std::process::Command::new(binary()?)
+        .args(["--mode", "validate", "--log-level", "warning", "-c"])
+        .arg(file)
+        .output()
+        .context("cannot run Envoy")?;
+    if !output.status.success() {
+        bail!(
+            "Envoy refuses the configuration:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}
+
+/// Envoy reads JSON as it reads YAML, so nothing has to be turned back into YAML.
+fn write_configuration(folder: &Path, configuration: &Value) -> Result<PathBuf> {
+    let file = folder.join("envoy.json");
+    let text = serde_json::to_string_pretty(configuration).context("a configuration is always JSON")?;
+    std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
