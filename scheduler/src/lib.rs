@@ -11,6 +11,7 @@ pub mod load;
 pub mod pick;
 pub mod prefix;
 pub mod request;
+pub mod response;
 pub mod routing;
 pub mod snapshot;
 pub mod state;
