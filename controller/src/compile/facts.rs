@@ -1,0 +1,30 @@
+//! What was observed of the pods and belongs in configuration: it changes rarely, unlike load.
+
+use std::collections::BTreeMap;
+
+/// A port of a pod, before its incarnation is known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey {
+    /// The pod's UID; `namespace/name` where it has none.
+    pub uid: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// What the engine behind a port says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fact {
+    /// Changes when the engine restarts; 0 = not known.
+    pub incarnation: u64,
+    /// What it lists under `/v1/models`, base and adapters; empty = not known.
+    pub models: Vec<String>,
+    /// Tokens that its KV cache holds; `None` = not known.
+    pub kv_capacity_tokens: Option<u64>,
+}
+
+/// Everything observed so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// By port of a pod. An entry without an endpoint is harmless.
+    pub endpoints: BTreeMap<EndpointKey, Fact>,
+}

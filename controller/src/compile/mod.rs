@@ -1,0 +1,15 @@
+//! Objects and observations in, resources for filters and clusters for Envoy out.
+//!
+//! What must always hold: a function of its arguments: the same objects and facts give the same bytes in the same order.
+//! The unit is one resource: a bad object keeps its last good version, or is absent if it never had one, and its status
+//! says why; the rest goes on.
+
+mod cluster;
+mod compiler;
+mod facts;
+mod output;
+
+pub use cluster::{Cluster, cluster_name};
+pub use compiler::{Compiler, Settings};
+pub use facts::{EndpointKey, Fact, Facts};
+pub use output::{CompiledResource, Output, ScrapeTarget};

@@ -1,0 +1,28 @@
+//! What is said of an object to those who wrote it.
+
+use kthena_gateway_api::FieldIssue;
+use serde::Serialize;
+
+/// What is to be said of one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Where the object was found.
+    pub place: String,
+    /// Its newest version is in force; false = its last good version is, or none.
+    pub accepted: bool,
+    /// A version of it is in force.
+    pub serving: bool,
+    /// Why it is not accepted: field and reason.
+    #[serde(serialize_with = "as_text")]
+    pub errors: Vec<FieldIssue>,
+    /// What has no effect, or not the one that was meant: field and reason.
+    #[serde(serialize_with = "as_text")]
+    pub warnings: Vec<FieldIssue>,
+    /// ModelServer only: the endpoints that serve now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<u32>,
+}
+
+fn as_text<S: serde::Serializer>(issues: &[FieldIssue], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(issues.iter().map(ToString::to_string))
+}
