@@ -5,11 +5,13 @@
 //! path cannot meet a malformed snapshot. It fails by value: every refusal is a typed error that a shell can turn into
 //! an answer for the client.
 
+mod draws;
 mod json;
 pub mod lease;
 pub mod load;
 pub mod pick;
 pub mod prefix;
+pub mod profile;
 pub mod request;
 pub mod response;
 pub mod routing;

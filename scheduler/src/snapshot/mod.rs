@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::load::Slot;
-use crate::pick::Profile;
+use crate::profile::Profile;
 use crate::routing::RouteTable;
 
 /// Identity of an endpoint on the wire and in every hash that replicas must agree on: a pod UID, a port and an

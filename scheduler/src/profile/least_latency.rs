@@ -1,0 +1,179 @@
+//! `least-latency`: prefers endpoints that answered fast lately.
+//!
+//! For the time to first token and the time per output token alike, an endpoint that took `t` gets
+//! `100 * (1 - (t - best) / max(worst - best, best, floor))`: up to twice the best time the points tell the relation to
+//! the best, not the place in the field, so that noise of a few percent does not decide (Kthena divides by
+//! `worst - best` alone). `TTFTTPOTWeightFactor` is the share of the first. The floor (100 ms, 20 ms) keeps an endpoint
+//! that happened to serve from its cache from making all others look slow.
+//!
+//! Latency is a memory of requests served, and an endpoint that gets none makes no new ones: what it did fades with a
+//! half-life of ten seconds towards the average, so that one that was once slow gets its chance again.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::fade::halving;
+use super::plugin::{Candidates, Refusal, Score, UNSCORED, parse};
+use crate::load::View;
+
+/// The memory of a latency halves in this time.
+const HALF_LIFE_MS: u64 = 10_000;
+
+/// Differences below these, in seconds, cost no more than a part of the points.
+const TTFT_FLOOR: f32 = 0.1;
+const TPOT_FLOOR: f32 = 0.02;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Args {
+    #[serde(rename = "TTFTTPOTWeightFactor", default = "half")]
+    ttft_share: f32,
+}
+
+fn half() -> f32 {
+    0.5
+}
+
+#[derive(Debug)]
+struct LeastLatency {
+    ttft_share: f32,
+}
+
+/// One kind of latency over the candidates.
+struct Scale {
+    mean: f32,
+    best: f32,
+    points_per_second: f32,
+}
+
+pub(super) fn score(args: &Map<String, Value>) -> Result<Box<dyn Score>, Refusal> {
+    let args: Args = parse(args)?;
+    if !(0.0..=1.0).contains(&args.ttft_share) {
+        return Err(format!(
+            "TTFTTPOTWeightFactor is {}: it must lie between 0 and 1",
+            args.ttft_share
+        ));
+    }
+    Ok(Box::new(LeastLatency {
+        ttft_share: args.ttft_share,
+    }))
+}
+
+impl Score for LeastLatency {
+    fn score(&self, candidates: &Candidates<'_>, points: &mut [f32]) {
+        let ttft = Scale::of(candidates.views, |view| view.latency.ttft, TTFT_FLOOR);
+        let tpot = Scale::of(candidates.views, |view| view.latency.tpot, TPOT_FLOOR);
+        for (point, view) in points.iter_mut().zip(candidates.views) {
+            *point = match (view.latency.ttft, view.latency.tpot) {
+                (Some(first), Some(next)) => {
+                    let trust = trust(view);
+                    self.ttft_share * ttft.points(first, trust) + (1.0 - self.ttft_share) * tpot.points(next, trust)
+                }
+                _ => UNSCORED,
+            };
+        }
+    }
+}
+
+/// How much a latency is still believed, 0 to 1.
+fn trust(view: &View) -> f32 {
+    halving(view.latency_age, HALF_LIFE_MS)
+}
+
+impl Scale {
+    fn of(views: &[View], value: impl Fn(&View) -> Option<f32>, floor: f32) -> Self {
+        let known = || views.iter().filter_map(|view| Some((value(view)?, trust(view))));
+        let (mut sum, mut weight) = (0.0, f32::MIN_POSITIVE);
+        for (value, trust) in known() {
+            sum += value * trust;
+            weight += trust;
+        }
+        let mean = sum / weight;
+        let (mut best, mut worst) = (f32::INFINITY, 0.0f32);
+        for (value, trust) in known() {
+            let value = mean + (value - mean) * trust;
+            best = best.min(value);
+            worst = worst.max(value);
+        }
+        Self {
+            mean,
+            best,
+            points_per_second: 100.0 / (worst - best).max(best).max(floor),
+        }
+    }
+
+    fn points(&self, value: f32, trust: f32) -> f32 {
+        let faded = self.mean + (value - self.mean) * trust;
+        100.0 - (faded - self.best) * self.points_per_second
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Latency;
+
+    fn plugin(json: &str) -> Result<Box<dyn Score>, Refusal> {
+        score(&serde_json::from_str(json).unwrap())
+    }
+
+    /// Points of endpoints by time to first token and its age; all write tokens equally fast.
+    fn points(said: &[(Option<f32>, u64)]) -> Vec<f32> {
+        let views: Vec<View> = said
+            .iter()
+            .map(|(ttft, age)| View {
+                latency: Latency {
+                    ttft: *ttft,
+                    tpot: Some(0.05),
+                },
+                latency_age: *age,
+                ..View::default()
+            })
+            .collect();
+        let mut points = vec![0.0; views.len()];
+        let candidates = Candidates {
+            views: &views,
+            matched: &vec![0; views.len()],
+            total_blocks: 0,
+            seed: 0,
+        };
+        plugin(r#"{"TTFTTPOTWeightFactor":1}"#)
+            .unwrap()
+            .score(&candidates, &mut points);
+        points
+    }
+
+    #[test]
+    fn a_small_difference_costs_little_and_a_large_one_all() {
+        let near = points(&[(Some(1.0), 0), (Some(1.1), 0)]);
+        assert_eq!(near[0], 100.0);
+        assert!((near[1] - 90.0).abs() < 0.1, "{near:?}");
+        let far = points(&[(Some(1.0), 0), (Some(9.0), 0), (Some(5.0), 0)]);
+        assert_eq!(far, [100.0, 0.0, 50.0]);
+    }
+
+    #[test]
+    fn an_endpoint_that_was_slow_and_then_idle_recovers() {
+        let cost = |age| {
+            let points = points(&[(Some(1.0), 0), (Some(1.0), 0), (Some(9.0), age)]);
+            points[0] - points[2]
+        };
+        assert_eq!(cost(0), 100.0);
+        assert!(cost(20_000) > cost(40_000));
+        assert!(cost(120_000) < 1.0, "{}", cost(120_000));
+    }
+
+    #[test]
+    fn an_endpoint_without_both_latencies_is_unscored() {
+        let points = points(&[(Some(1.0), 0), (None, 0)]);
+        assert!(points[1].is_nan() && !points[0].is_nan(), "{points:?}");
+    }
+
+    #[test]
+    fn a_factor_out_of_range_is_refused() {
+        assert!(plugin(r#"{"TTFTTPOTWeightFactor":1.5}"#).is_err());
+        assert!(plugin(r#"{"TTFTTPOTWeightFactor":-0.1}"#).is_err());
+        assert!(plugin(r#"{"ttft":0.1}"#).is_err());
+        assert!(plugin("{}").is_ok());
+    }
+}
