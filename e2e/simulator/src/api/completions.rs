@@ -1,0 +1,81 @@
+//! `/v1/completions`.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::request::StreamUsage;
+use super::{Choice, FINGERPRINT, Heading, StreamForm, Usage, Word, finish_reason, push_usage};
+
+pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Value {
+    let choice = |(index, choice): (usize, &Choice)| {
+        json!({
+            "index": index, "text": choice.text(), "logprobs": null, "finish_reason": finish_reason(choice.finish),
+            "stop_reason": null, "token_ids": null, "prompt_logprobs": null, "prompt_token_ids": null,
+            "routed_experts": null,
+        })
+    };
+    json!({
+        "id": format!("cmpl-{}", heading.id), "object": "text_completion", "created": heading.created,
+        "model": heading.model, "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
+        "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage.plain(heading),
+        "kv_transfer_params": null,
+    })
+}
+
+/// Writes chunks; what they have in common is formatted once.
+pub(super) struct Stream {
+    heading: Heading,
+    usage: StreamUsage,
+    opening: String,
+}
+
+impl Stream {
+    pub(super) fn new(heading: &Heading, usage: StreamUsage) -> Self {
+        let opening = format!(
+            r#"data: {{"id":"cmpl-{}","object":"text_completion","created":{},"model":{},"choices":["#,
+            heading.id,
+            heading.created,
+            Value::from(heading.model.as_str()),
+        );
+        Self {
+            heading: heading.clone(),
+            usage,
+            opening,
+        }
+    }
+}
+
+impl StreamForm for Stream {
+    fn begin(&mut self, _out: &mut String, _usage: Usage) {}
+
+    fn word(&mut self, out: &mut String, word: Word, usage: Usage) {
+        out.push_str(&self.opening);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            out,
+            r#"{{"index":{},"text":"{}","logprobs":null,"#,
+            word.choice, word.text
+        );
+        let _ = match word.finish {
+            None => write!(out, r#""finish_reason":null,"#),
+            Some(finish) => write!(out, r#""finish_reason":"{}","#, finish_reason(finish)),
+        };
+        out.push_str(r#""stop_reason":null,"prompt_token_ids":null,"token_ids":null}]"#);
+        push_usage(out, self.usage, &self.heading, usage);
+        out.push_str("}\n\n");
+    }
+
+    fn end(&mut self, out: &mut String, usage: Usage) {
+        if self.usage.at_end {
+            let usage = usage.streamed(&self.heading);
+            let _ = write!(
+                out,
+                r#"{}],"usage":{usage},"system_fingerprint":"{FINGERPRINT}"}}"#,
+                self.opening
+            );
+            out.push_str("\n\n");
+        }
+        out.push_str("data: [DONE]\n\n");
+    }
+}
