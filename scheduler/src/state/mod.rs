@@ -6,3 +6,19 @@
 /// The messages of `proto/state.proto`, generated.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 pub mod proto;
+
+mod endpoints;
+mod loads;
+mod parts;
+#[cfg(test)]
+mod properties;
+mod reports;
+mod resources;
+pub mod store;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod testing;
+mod translate;
+
+pub use store::{Applied, Counters, Limits, Store};
