@@ -2,30 +2,31 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::json::{Json, NULL, object};
 use super::request::StreamUsage;
 use super::{Choice, FINGERPRINT, Heading, StreamForm, Usage, Word, finish_reason, push_usage};
 
-pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Value {
+pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json {
     let choice = |(index, choice): (usize, &Choice)| {
-        json!({
+        object! {
             "index": index,
-            "message": {
-                "role": "assistant", "content": choice.text(), "refusal": null, "annotations": null, "audio": null,
-                "function_call": null, "reasoning": null,
+            "message": object! {
+                "role": "assistant", "content": choice.text(), "refusal": NULL, "annotations": NULL, "audio": NULL,
+                "function_call": NULL, "reasoning": NULL,
             },
-            "logprobs": null, "finish_reason": finish_reason(choice.finish), "stop_reason": null, "token_ids": null,
-            "routed_experts": null,
-        })
+            "logprobs": NULL, "finish_reason": finish_reason(choice.finish), "stop_reason": NULL, "token_ids": NULL,
+            "routed_experts": NULL,
+        }
     };
-    json!({
+    object! {
         "id": format!("chatcmpl-{}", heading.id), "object": "chat.completion", "created": heading.created,
-        "model": heading.model, "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
-        "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage.plain(heading),
-        "prompt_logprobs": null, "prompt_token_ids": null, "prompt_text": null, "kv_transfer_params": null,
-        "ec_transfer_params": null, "metrics": null,
-    })
+        "model": heading.model.as_str(), "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
+        "service_tier": NULL, "system_fingerprint": FINGERPRINT, "usage": usage.plain(heading),
+        "prompt_logprobs": NULL, "prompt_token_ids": NULL, "prompt_text": NULL, "kv_transfer_params": NULL,
+        "ec_transfer_params": NULL, "metrics": NULL,
+    }
 }
 
 /// Writes chunks; what they have in common is formatted once.
@@ -91,7 +92,7 @@ impl StreamForm for Stream {
 
     fn end(&mut self, out: &mut String, usage: Usage) {
         if self.usage.at_end {
-            let usage = usage.streamed(&self.heading);
+            let usage = usage.streamed(&self.heading).to_text();
             let _ = write!(
                 out,
                 r#"{}],"usage":{usage},"system_fingerprint":"{FINGERPRINT}"}}"#,

@@ -2,25 +2,26 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::json::{Json, NULL, object};
 use super::request::StreamUsage;
 use super::{Choice, FINGERPRINT, Heading, StreamForm, Usage, Word, finish_reason, push_usage};
 
-pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Value {
+pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json {
     let choice = |(index, choice): (usize, &Choice)| {
-        json!({
-            "index": index, "text": choice.text(), "logprobs": null, "finish_reason": finish_reason(choice.finish),
-            "stop_reason": null, "token_ids": null, "prompt_logprobs": null, "prompt_token_ids": null,
-            "routed_experts": null,
-        })
+        object! {
+            "index": index, "text": choice.text(), "logprobs": NULL, "finish_reason": finish_reason(choice.finish),
+            "stop_reason": NULL, "token_ids": NULL, "prompt_logprobs": NULL, "prompt_token_ids": NULL,
+            "routed_experts": NULL,
+        }
     };
-    json!({
+    object! {
         "id": format!("cmpl-{}", heading.id), "object": "text_completion", "created": heading.created,
-        "model": heading.model, "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
-        "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage.plain(heading),
-        "kv_transfer_params": null,
-    })
+        "model": heading.model.as_str(), "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
+        "service_tier": NULL, "system_fingerprint": FINGERPRINT, "usage": usage.plain(heading),
+        "kv_transfer_params": NULL,
+    }
 }
 
 /// Writes chunks; what they have in common is formatted once.
@@ -68,7 +69,7 @@ impl StreamForm for Stream {
 
     fn end(&mut self, out: &mut String, usage: Usage) {
         if self.usage.at_end {
-            let usage = usage.streamed(&self.heading);
+            let usage = usage.streamed(&self.heading).to_text();
             let _ = write!(
                 out,
                 r#"{}],"usage":{usage},"system_fingerprint":"{FINGERPRINT}"}}"#,

@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
 use twox_hash::XxHash3_64;
 
+use super::json::{Json, object};
 use super::request::Ask;
 use super::{Choice, Heading, Usage};
 
@@ -25,21 +25,21 @@ fn vector(seed: u64, dimensions: u32) -> Vec<f32> {
     drawn.into_iter().map(|number| number / length).collect()
 }
 
-pub(super) fn plain(ask: &Ask, heading: &Heading, choices: &[Choice], usage: Usage) -> Value {
+pub(super) fn plain(ask: &Ask, heading: &Heading, choices: &[Choice], usage: Usage) -> Json {
     let entry = |(index, choice): (usize, &Choice)| {
         let vector = vector(choice.seed, ask.dimensions);
         let embedding = if ask.base64 {
             let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-            Value::from(STANDARD.encode(bytes))
+            Json::from(STANDARD.encode(bytes))
         } else {
-            Value::from(vector)
+            Json::from(vector)
         };
-        json!({"index": index, "object": "embedding", "embedding": embedding})
+        object! {"index": index, "object": "embedding", "embedding": embedding}
     };
-    json!({
-        "id": format!("embd-{}", heading.id), "object": "list", "created": heading.created, "model": heading.model,
+    object! {
+        "id": format!("embd-{}", heading.id), "object": "list", "created": heading.created, "model": heading.model.as_str(),
         "data": choices.iter().enumerate().map(entry).collect::<Vec<_>>(), "usage": usage.plain(heading),
-    })
+    }
 }
 
 #[cfg(test)]

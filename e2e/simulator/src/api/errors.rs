@@ -1,7 +1,8 @@
 //! Errors as vLLM words them: an OpenAI error object, or Anthropic's envelope on `/v1/messages`.
 
 use http::StatusCode;
-use serde_json::{Value, json};
+
+use super::json::{Json, object};
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,14 +70,14 @@ impl ApiError {
     }
 
     /// As an OpenAI error object.
-    pub(crate) fn to_openai(&self) -> Value {
-        json!({"error": {
-            "message": self.message, "type": self.kind, "param": self.param, "code": self.status.as_u16()
-        }})
+    pub(crate) fn to_openai(&self) -> Json {
+        object! {"error": object! {
+            "message": self.message.as_str(), "type": self.kind, "param": self.param, "code": self.status.as_u16()
+        }}
     }
 
     /// As Anthropic's error envelope.
-    pub(crate) fn to_anthropic(&self) -> Value {
-        json!({"type": "error", "error": {"type": self.kind, "message": self.message}})
+    pub(crate) fn to_anthropic(&self) -> Json {
+        object! {"type": "error", "error": object! {"type": self.kind, "message": self.message.as_str()}}
     }
 }

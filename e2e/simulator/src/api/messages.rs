@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
-
+use super::json::{Json, NULL, object};
 use super::{Choice, Heading, StreamForm, Usage, Word, push_event};
 use crate::engine::stats::FinishReason;
 
@@ -15,22 +14,23 @@ fn stop_reason(finish: FinishReason) -> &'static str {
 }
 
 /// Cached tokens are told only where details are on; Anthropic counts them apart from `input_tokens`, vLLM within.
-fn usage_of(heading: &Heading, usage: Usage) -> Value {
-    let mut told = json!({"input_tokens": usage.prompt, "output_tokens": usage.completion});
+fn usage_of(heading: &Heading, usage: Usage) -> Json {
+    let told = object! {"input_tokens": usage.prompt, "output_tokens": usage.completion};
     if heading.details {
-        told["cache_read_input_tokens"] = usage.cached.into();
+        told.with("cache_read_input_tokens", usage.cached)
+    } else {
+        told
     }
-    told
 }
 
-pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Value {
+pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json {
     let text = choices.first().map(Choice::text).unwrap_or_default();
-    json!({
+    object! {
         "id": format!("chatcmpl-{}", heading.id), "type": "message", "role": "assistant",
-        "content": [{"type": "text", "text": text}], "model": heading.model,
-        "stop_reason": choices.first().map(|choice| stop_reason(choice.finish)), "stop_sequence": null,
+        "content": vec![object! {"type": "text", "text": text}], "model": heading.model.as_str(),
+        "stop_reason": choices.first().map(|choice| stop_reason(choice.finish)), "stop_sequence": NULL,
         "usage": usage_of(heading, usage),
-    })
+    }
 }
 
 /// Writes events.
@@ -50,18 +50,18 @@ impl Stream {
 
 impl StreamForm for Stream {
     fn begin(&mut self, out: &mut String, usage: Usage) {
-        let message = json!({
-            "id": format!("chatcmpl-{}", self.heading.id), "type": "message", "role": "assistant", "content": [],
-            "model": self.heading.model, "stop_reason": null, "stop_sequence": null,
-            "usage": {"input_tokens": usage.prompt, "output_tokens": 0},
-        });
+        let message = object! {
+            "id": format!("chatcmpl-{}", self.heading.id), "type": "message", "role": "assistant", "content": Vec::<Json>::new(),
+            "model": self.heading.model.as_str(), "stop_reason": NULL, "stop_sequence": NULL,
+            "usage": object! {"input_tokens": usage.prompt, "output_tokens": 0u32},
+        };
         push_event(
             out,
             "message_start",
-            &json!({"type": "message_start", "message": message}),
+            &object! {"type": "message_start", "message": message},
         );
-        let block = json!({"type": "text", "text": ""});
-        let start = json!({"type": "content_block_start", "index": 0, "content_block": block});
+        let block = object! {"type": "text", "text": ""};
+        let start = object! {"type": "content_block_start", "index": 0u32, "content_block": block};
         push_event(out, "content_block_start", &start);
     }
 
@@ -81,13 +81,13 @@ impl StreamForm for Stream {
         push_event(
             out,
             "content_block_stop",
-            &json!({"type": "content_block_stop", "index": 0}),
+            &object! {"type": "content_block_stop", "index": 0u32},
         );
-        let delta = json!({
-            "type": "message_delta", "delta": {"stop_reason": stop_reason(self.finish), "stop_sequence": null},
+        let delta = object! {
+            "type": "message_delta", "delta": object! {"stop_reason": stop_reason(self.finish), "stop_sequence": NULL},
             "usage": usage_of(&self.heading, usage),
-        });
+        };
         push_event(out, "message_delta", &delta);
-        push_event(out, "message_stop", &json!({"type": "message_stop"}));
+        push_event(out, "message_stop", &object! {"type": "message_stop"});
     }
 }

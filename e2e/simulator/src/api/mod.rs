@@ -12,6 +12,7 @@ mod completions;
 mod embeddings;
 pub(crate) mod errors;
 mod fields;
+pub(crate) mod json;
 mod messages;
 pub(crate) mod models;
 mod prompts;
@@ -21,10 +22,9 @@ pub(crate) mod tokenize;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
-
 use crate::engine::prompt::word;
 use crate::engine::stats::FinishReason;
+use json::{Json, NULL, object};
 use request::{Ask, Form, StreamUsage};
 
 /// What vLLM 0.32 says of its version and build.
@@ -56,33 +56,34 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// The `prompt_tokens_details`, which is null unless details are on.
-    fn details(self, heading: &Heading) -> Value {
+    fn details(self, heading: &Heading) -> Json {
         if heading.details {
-            json!({"cached_tokens": self.cached})
+            object! {"cached_tokens": self.cached}
         } else {
-            Value::Null
+            NULL
         }
     }
 
     /// As chat and completions tell it in a stream, where details are absent unless they are on.
-    fn streamed(self, heading: &Heading) -> Value {
-        let mut usage = json!({
+    fn streamed(self, heading: &Heading) -> Json {
+        let usage = object! {
             "prompt_tokens": self.prompt, "total_tokens": self.prompt + self.completion,
             "completion_tokens": self.completion,
-        });
+        };
         if heading.details {
-            usage["prompt_tokens_details"] = self.details(heading);
+            usage.with("prompt_tokens_details", self.details(heading))
+        } else {
+            usage
         }
-        usage
     }
 
     /// As chat and completions tell it in a plain answer.
-    fn plain(self, heading: &Heading) -> Value {
-        json!({
+    fn plain(self, heading: &Heading) -> Json {
+        object! {
             "prompt_tokens": self.prompt, "total_tokens": self.prompt + self.completion,
             "completion_tokens": self.completion, "prompt_tokens_details": self.details(heading),
-            "completion_tokens_details": null,
-        })
+            "completion_tokens_details": NULL,
+        }
     }
 }
 
@@ -111,13 +112,18 @@ fn finish_reason(finish: FinishReason) -> &'static str {
     }
 }
 
+/// The answer to `GET /version`.
+pub(crate) fn version() -> Json {
+    object! {"version": "0.32.0"}
+}
+
 /// Seconds since 1970.
 pub(crate) fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The whole answer in one.
-pub(crate) fn plain(ask: &Ask, heading: &Heading, choices: &[Choice], usage: Usage) -> Value {
+pub(crate) fn plain(ask: &Ask, heading: &Heading, choices: &[Choice], usage: Usage) -> Json {
     match ask.form {
         Form::Chat => chat::plain(heading, choices, usage),
         Form::Completions => completions::plain(heading, choices, usage),
@@ -160,14 +166,14 @@ pub(crate) fn streamed(ask: &Ask, heading: &Heading) -> Box<dyn StreamForm> {
 }
 
 /// Appends an unnamed event.
-fn push_data(out: &mut String, data: &Value) {
+fn push_data(out: &mut String, data: &Json) {
     out.push_str("data: ");
-    out.push_str(&data.to_string());
+    out.push_str(&data.to_text());
     out.push_str("\n\n");
 }
 
 /// Appends an event named like its `type`.
-fn push_event(out: &mut String, name: &str, data: &Value) {
+fn push_event(out: &mut String, name: &str, data: &Json) {
     out.push_str("event: ");
     out.push_str(name);
     out.push('\n');
@@ -178,6 +184,6 @@ fn push_event(out: &mut String, name: &str, data: &Value) {
 fn push_usage(out: &mut String, wish: StreamUsage, heading: &Heading, usage: Usage) {
     if wish.always {
         out.push_str(",\"usage\":");
-        out.push_str(&usage.streamed(heading).to_string());
+        out.push_str(&usage.streamed(heading).to_text());
     }
 }

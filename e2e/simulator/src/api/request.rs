@@ -251,10 +251,9 @@ mod tests {
     }
 
     fn message(form: Form, body: &str) -> String {
-        read(form, body).unwrap_err().to_openai()["error"]["message"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        let error: serde_json::Value =
+            serde_json::from_str(&read(form, body).unwrap_err().to_openai().to_text()).unwrap();
+        error["error"]["message"].as_str().unwrap().to_owned()
     }
 
     #[test]

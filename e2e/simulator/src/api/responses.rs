@@ -2,52 +2,51 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
-
+use super::json::{Json, NULL, object};
 use super::{Choice, Heading, StreamForm, Usage, Word, push_event};
 use crate::engine::stats::FinishReason;
 
 /// How a response ended, with what it has to say about that.
-fn status(finish: FinishReason) -> (&'static str, Value) {
+fn status(finish: FinishReason) -> (&'static str, Json) {
     match finish {
-        FinishReason::Stop => ("completed", Value::Null),
-        FinishReason::Length => ("incomplete", json!({"reason": "max_output_tokens"})),
+        FinishReason::Stop => ("completed", NULL),
+        FinishReason::Length => ("incomplete", object! {"reason": "max_output_tokens"}),
     }
 }
 
-fn part(text: &str) -> Value {
-    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": null})
+fn part(text: &str) -> Json {
+    object! {"type": "output_text", "text": text, "annotations": Vec::<Json>::new(), "logprobs": NULL}
 }
 
-fn item(heading: &Heading, status: &str, content: Vec<Value>) -> Value {
-    json!({
+fn item(heading: &Heading, status: &str, content: Vec<Json>) -> Json {
+    object! {
         "id": format!("msg_{}", heading.id), "type": "message", "role": "assistant", "status": status,
         "content": content,
-    })
+    }
 }
 
 /// The response object; `finish` is not there while it is under way.
-fn response(heading: &Heading, output: Vec<Value>, finish: Option<FinishReason>, usage: Option<Usage>) -> Value {
-    let (status, incomplete) = finish.map_or(("in_progress", Value::Null), status);
+fn response(heading: &Heading, output: Vec<Json>, finish: Option<FinishReason>, usage: Option<Usage>) -> Json {
+    let (status, incomplete) = finish.map_or(("in_progress", NULL), status);
     let usage = usage.map(|usage| {
-        json!({
+        object! {
             "input_tokens": usage.prompt, "output_tokens": usage.completion,
             "total_tokens": usage.prompt + usage.completion,
-            "input_tokens_details": {"cached_tokens": if heading.details { usage.cached } else { 0 }},
-            "output_tokens_details": {"reasoning_tokens": 0},
-        })
+            "input_tokens_details": object! {"cached_tokens": if heading.details { usage.cached } else { 0 }},
+            "output_tokens_details": object! {"reasoning_tokens": 0u32},
+        }
     });
-    json!({
+    object! {
         "id": format!("resp_{}", heading.id), "object": "response", "created_at": heading.created,
-        "model": heading.model, "status": status, "incomplete_details": incomplete, "output": output, "usage": usage,
-        "instructions": null, "metadata": null, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto",
-        "tools": [], "top_p": 1.0, "background": false, "max_output_tokens": null, "max_tool_calls": null,
-        "previous_response_id": null, "prompt": null, "reasoning": null, "service_tier": "auto", "text": null,
-        "top_logprobs": null, "truncation": "disabled", "user": null,
-    })
+        "model": heading.model.as_str(), "status": status, "incomplete_details": incomplete, "output": output, "usage": usage,
+        "instructions": NULL, "metadata": NULL, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto",
+        "tools": Vec::<Json>::new(), "top_p": 1.0, "background": false, "max_output_tokens": NULL, "max_tool_calls": NULL,
+        "previous_response_id": NULL, "prompt": NULL, "reasoning": NULL, "service_tier": "auto", "text": NULL,
+        "top_logprobs": NULL, "truncation": "disabled", "user": NULL,
+    }
 }
 
-pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Value {
+pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json {
     let finish = choices.first().map(|choice| choice.finish);
     let text = choices.first().map(Choice::text).unwrap_or_default();
     response(
@@ -76,32 +75,30 @@ impl Stream {
         }
     }
 
-    fn push(&mut self, out: &mut String, name: &str, mut data: Value) {
-        data["type"] = name.into();
-        data["sequence_number"] = self.number.into();
+    fn push(&mut self, out: &mut String, name: &str, data: Json) {
+        let data = data.with("sequence_number", self.number).with("type", name);
         self.number += 1;
         push_event(out, name, &data);
     }
 
     /// Where the text of the only part of the only item is.
-    fn place(&self) -> Value {
-        json!({"item_id": format!("msg_{}", self.heading.id), "output_index": 0, "content_index": 0})
+    fn place(&self) -> Json {
+        object! {"item_id": format!("msg_{}", self.heading.id), "output_index": 0u32, "content_index": 0u32}
     }
 }
 
 impl StreamForm for Stream {
     fn begin(&mut self, out: &mut String, _usage: Usage) {
         let response = response(&self.heading, Vec::new(), None, None);
-        self.push(out, "response.created", json!({"response": response}));
-        self.push(out, "response.in_progress", json!({"response": response}));
+        self.push(out, "response.created", object! {"response": response.clone()});
+        self.push(out, "response.in_progress", object! {"response": response});
         let item = item(&self.heading, "in_progress", Vec::new());
         self.push(
             out,
             "response.output_item.added",
-            json!({"output_index": 0, "item": item}),
+            object! {"output_index": 0u32, "item": item.clone()},
         );
-        let mut added = self.place();
-        added["part"] = part("");
+        let added = self.place().with("part", part(""));
         self.push(out, "response.content_part.added", added);
     }
 
@@ -121,24 +118,24 @@ impl StreamForm for Stream {
 
     fn end(&mut self, out: &mut String, usage: Usage) {
         let text = std::mem::take(&mut self.text);
-        let mut done = self.place();
-        done["text"] = text.as_str().into();
-        done["logprobs"] = json!([]);
+        let done = self
+            .place()
+            .with("text", text.as_str())
+            .with("logprobs", Vec::<Json>::new());
         self.push(out, "response.output_text.done", done);
-        let mut done = self.place();
-        done["part"] = part(&text);
+        let done = self.place().with("part", part(&text));
         self.push(out, "response.content_part.done", done);
         let item = item(&self.heading, "completed", vec![part(&text)]);
         self.push(
             out,
             "response.output_item.done",
-            json!({"output_index": 0, "item": item}),
+            object! {"output_index": 0u32, "item": item.clone()},
         );
         let response = response(&self.heading, vec![item], Some(self.finish), Some(usage));
         let name = match self.finish {
             FinishReason::Stop => "response.completed",
             FinishReason::Length => "response.incomplete",
         };
-        self.push(out, name, json!({"response": response}));
+        self.push(out, name, object! {"response": response});
     }
 }

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use twox_hash::XxHash3_64;
 
 use crate::api::errors::ApiError;
+use crate::api::json::Json;
 use crate::api::request::{Ask, Form};
 use crate::api::{self, Choice, Heading, models, tokenize, unix_seconds};
 use crate::endpoint::{Endpoint, Generation};
@@ -103,7 +104,7 @@ fn get(endpoint: &Endpoint, path: &str) -> Response<Answer> {
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             respond(StatusCode::OK, kind, Answer::whole(text))
         }
-        "/version" => json(StatusCode::OK, &serde_json::json!({"version": "0.32.0"})),
+        "/version" => json(StatusCode::OK, &api::version()),
         _ => Response::new(Answer::whole(Bytes::new())),
     }
 }
@@ -191,7 +192,7 @@ async fn generate(endpoint: &Arc<Endpoint>, context: &Context, mut ask: Ask) -> 
 }
 
 /// Waits for all choices.
-async fn finish(ask: &Ask, heading: &Heading, generations: Vec<(Generation, u64)>) -> serde_json::Value {
+async fn finish(ask: &Ask, heading: &Heading, generations: Vec<(Generation, u64)>) -> Json {
     let mut choices = Vec::with_capacity(generations.len());
     let mut ends = Vec::with_capacity(generations.len());
     for (generation, seed) in &generations {
@@ -217,8 +218,8 @@ fn refuse(form: Form, error: &ApiError) -> Response<Answer> {
     json(error.status, &body)
 }
 
-fn json(status: StatusCode, body: &serde_json::Value) -> Response<Answer> {
-    respond(status, JSON, Answer::whole(body.to_string()))
+fn json(status: StatusCode, body: &Json) -> Response<Answer> {
+    respond(status, JSON, Answer::whole(body.to_text()))
 }
 
 fn respond(status: StatusCode, kind: HeaderValue, body: Answer) -> Response<Answer> {
