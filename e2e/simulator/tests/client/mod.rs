@@ -1,6 +1,7 @@
 //! A fleet in the test's own process, and a client of it. Each fleet has addresses of its own, so tests do not meet.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
