@@ -1,6 +1,11 @@
 //! The simulator's answers have the shape of those that a real vLLM gave: keys in their order, types, events, series.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod client;
 

@@ -1,7 +1,12 @@
 //! A fleet in the test's own process, and a client of it. Each fleet has addresses of its own, so tests do not meet.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,41 +25,41 @@ use serde_json::Value;
 static FLEETS: AtomicU32 = AtomicU32::new(0);
 
 /// Longest that anything is waited for.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running fleet.
-pub struct Running {
+pub(crate) struct Running {
     /// Its addresses are this and a number from 1 on.
-    pub network: String,
-    pub port: u16,
-    pub fleet: Fleet,
+    pub(crate) network: String,
+    pub(crate) port: u16,
+    pub(crate) fleet: Fleet,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// An answer that is all there.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 /// Starts endpoints of the given `--fleet` options without `addresses`, one group after the other with `count` each.
-pub async fn start(groups: &[(&str, u8)]) -> Running {
+pub(crate) async fn start(groups: &[(&str, u8)]) -> Running {
     let number = FLEETS.fetch_add(1, Ordering::Relaxed);
     let network = format!("127.{}.{}.", 30 + std::process::id() % 200, number);
     let mut next = 1;
@@ -95,16 +100,16 @@ pub async fn start(groups: &[(&str, u8)]) -> Running {
 }
 
 impl Running {
-    pub fn authority(&self, endpoint: u8) -> String {
+    pub(crate) fn authority(&self, endpoint: u8) -> String {
         format!("{}{endpoint}:{}", self.network, self.port)
     }
 
-    pub fn address(&self, endpoint: u8) -> String {
+    pub(crate) fn address(&self, endpoint: u8) -> String {
         format!("{}{endpoint}", self.network)
     }
 
     /// Sends a request and returns as soon as the head of the answer is there.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         url: String,
@@ -134,39 +139,39 @@ impl Running {
         }
     }
 
-    pub fn url(&self, endpoint: u8, path: &str) -> String {
+    pub(crate) fn url(&self, endpoint: u8, path: &str) -> String {
         format!("http://{}{path}", self.authority(endpoint))
     }
 
-    pub async fn post(&self, endpoint: u8, path: &str, body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn post(&self, endpoint: u8, path: &str, body: impl Into<Bytes>) -> Answer {
         self.whole(Method::POST, self.url(endpoint, path), body).await
     }
 
-    pub async fn get(&self, endpoint: u8, path: &str) -> Answer {
+    pub(crate) async fn get(&self, endpoint: u8, path: &str) -> Answer {
         self.whole(Method::GET, self.url(endpoint, path), "").await
     }
 
     /// Asks the control API.
-    pub async fn control(&self, method: Method, path: &str, body: &str) -> Answer {
+    pub(crate) async fn control(&self, method: Method, path: &str, body: &str) -> Answer {
         self.whole(method, format!("http://{}{path}", self.fleet.control), body.to_owned())
             .await
     }
 
     /// Switches a fault on at one endpoint.
-    pub async fn inflict(&self, endpoint: u8, fault: &str) {
+    pub(crate) async fn inflict(&self, endpoint: u8, fault: &str) {
         let order = format!(r#"{{"addresses":"{}","fault":{fault}}}"#, self.address(endpoint));
         let answer = self.control(Method::PUT, "/faults", &order).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
     /// Switches all faults off at one endpoint.
-    pub async fn heal(&self, endpoint: u8) {
+    pub(crate) async fn heal(&self, endpoint: u8) {
         let path = format!("/faults?addresses={}", self.address(endpoint));
         assert_eq!(self.control(Method::DELETE, &path, "").await.status, 200);
     }
 
     /// One endpoint as the control API describes it.
-    pub async fn describe(&self, endpoint: u8) -> Value {
+    pub(crate) async fn describe(&self, endpoint: u8) -> Value {
         let all = self.control(Method::GET, "/endpoints", "").await.json();
         all.as_array()
             .unwrap()
@@ -177,7 +182,7 @@ impl Running {
     }
 
     /// Waits until the description of an endpoint is as wanted.
-    pub async fn until(&self, endpoint: u8, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, endpoint: u8, wanted: impl Fn(&Value) -> bool) -> Value {
         let started = Instant::now();
         loop {
             let description = self.describe(endpoint).await;
@@ -190,7 +195,7 @@ impl Running {
     }
 
     /// The value of one series; its name and labels must contain all of `parts`.
-    pub async fn metric(&self, endpoint: u8, parts: &[&str]) -> f64 {
+    pub(crate) async fn metric(&self, endpoint: u8, parts: &[&str]) -> f64 {
         let answer = self.get(endpoint, "/metrics").await;
         let found = |line: &&str| !line.starts_with('#') && parts.iter().all(|part| line.contains(part));
         let line = answer
@@ -203,7 +208,7 @@ impl Running {
 }
 
 /// A chat request of one message.
-pub fn chat(content: &str, more: &str) -> String {
+pub(crate) fn chat(content: &str, more: &str) -> String {
     format!(
         r#"{{"messages":[{{"role":"user","content":{}}}]{more}}}"#,
         Value::from(content)
@@ -211,7 +216,7 @@ pub fn chat(content: &str, more: &str) -> String {
 }
 
 /// The data of every event of a stream.
-pub fn events(text: &str) -> Vec<String> {
+pub(crate) fn events(text: &str) -> Vec<String> {
     text.lines()
         .filter_map(|line| line.strip_prefix("data: "))
         .map(str::to_owned)
