@@ -4,7 +4,10 @@
 //! What must always hold: nothing that it starts outlives the process that started it, and no wait is without a deadline.
 
 pub mod client;
+pub mod clusters;
 pub mod envoy;
 pub mod noop;
 pub mod ports;
 pub mod process;
+pub mod scratch;
+pub mod scripted;

@@ -62,6 +62,8 @@ pub struct Decision {
     pub metadata: BTreeMap<String, String>,
     /// Answer the client with this status and body in place of routing.
     pub reply: Option<(u16, String)>,
+    /// End the gRPC stream with the decision, so that Envoy needs nothing more of this server for the request.
+    pub ends_stream: bool,
 }
 
 impl Decision {
@@ -134,6 +136,7 @@ impl ExternalProcessor for Noop {
             decision,
             full_duplex: FullDuplex::default(),
             replies: VecDeque::new(),
+            ended: false,
         }))
     }
 }
@@ -171,6 +174,7 @@ pub struct Exchange {
     decision: Arc<Decision>,
     full_duplex: FullDuplex,
     replies: VecDeque<ProcessingResponse>,
+    ended: bool,
 }
 
 impl Stream for Exchange {
@@ -180,6 +184,9 @@ impl Stream for Exchange {
         loop {
             if let Some(reply) = self.replies.pop_front() {
                 return Poll::Ready(Some(Ok(reply)));
+            }
+            if self.ended {
+                return Poll::Ready(None);
             }
             match Pin::new(&mut self.messages).poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -268,6 +275,7 @@ impl Exchange {
             }),
         };
         let dynamic_metadata = if decides { self.metadata() } else { None };
+        self.ended |= decides && self.decision.ends_stream;
         self.replies.push_back(ProcessingResponse {
             response: Some(response),
             dynamic_metadata,

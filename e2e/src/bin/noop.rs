@@ -22,6 +22,21 @@ struct Flags {
     /// A further request header to set, NAME:VALUE; may be repeated.
     #[arg(long = "header", value_parser = name_and_value)]
     headers: Vec<(String, String)>,
+    /// A string for the `kthena` metadata namespace, NAME:VALUE; may be repeated.
+    #[arg(long, value_parser = name_and_value)]
+    metadata: Vec<(String, String)>,
+    /// Answer every request with this, STATUS:BODY, instead of routing it.
+    #[arg(long, value_parser = status_and_body)]
+    reply: Option<(u16, String)>,
+    /// End each gRPC stream with the decision.
+    #[arg(long)]
+    ends_stream: bool,
+}
+
+fn status_and_body(text: &str) -> Result<(u16, String), String> {
+    let (status, body) = name_and_value(text)?;
+    let status = status.parse().map_err(|_| format!("{status:?} is not a status"))?;
+    Ok((status, body))
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {
@@ -42,7 +57,9 @@ async fn main() -> anyhow::Result<()> {
         cluster: flags.cluster,
         endpoints: flags.endpoints,
         headers: flags.headers,
-        ..Decision::default()
+        metadata: flags.metadata.into_iter().collect(),
+        reply: flags.reply,
+        ends_stream: flags.ends_stream,
     };
     Noop::new(decision).serve(listener).await.context("serving ended")
 }
