@@ -6,6 +6,7 @@
 //! an answer for the client.
 
 mod draws;
+pub mod exchange;
 pub mod explain;
 mod json;
 pub mod lease;
