@@ -5,7 +5,11 @@
 //! and the clusters that Envoy needs. What must always hold: the same objects and facts give the same bytes, whatever the
 //! order in which they came; a bad object is told so and harms no other.
 
+pub mod clock;
 pub mod compile;
 pub mod index;
+pub mod metrics;
+pub mod observe;
+pub mod publish;
 pub mod source;
 pub mod status;

@@ -1,0 +1,20 @@
+//! What the model servers say of themselves: load, latency, models, capacity, and whether they answer at all.
+//!
+//! Every endpoint is asked on its own schedule, so one that hangs never delays another (a barrier per round would).
+//! What must always hold: at most one scrape of an endpoint is in flight, each has a deadline, and every value carries
+//! the time it was read: a failed scrape replaces nothing, it lets what is known grow old. An endpoint that fails
+//! several scrapes in a row is `down` until the next one that succeeds. It fails per endpoint: what one server answers
+//! can only spoil what is known of that server.
+
+mod engine;
+mod parse;
+mod series;
+
+mod sglang;
+mod table;
+mod vllm;
+
+pub use engine::series_of;
+pub use parse::{Reader, Reading, Sums};
+pub use series::{Field, Series};
+pub use table::{Key, Observation, Table};

@@ -1,0 +1,175 @@
+//! The Load resource of each ModelServer: when it is made anew, and from what.
+//!
+//! What must always hold: the echo that travels with a Load names exactly the reports that are in it. Therefore whenever
+//! one Load is made, every Load that a report has touched since is made as well, and the echoes are fixed in the same
+//! step. A Load that only has newer samples waits a little, so that a hundred scrapes a second are a few messages.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use kthena_scheduler::state::proto::{EndpointLoad, Endpoints, Load, ResourceType};
+use kthena_scheduler::time::Time;
+
+use super::merge::Merge;
+use super::resource::{Key, Resource};
+use crate::observe;
+
+/// All Loads.
+#[derive(Debug)]
+pub(super) struct Loads {
+    /// How long newer samples may wait before they are sent, milliseconds.
+    sample_wait_ms: u64,
+    servers: BTreeMap<Arc<str>, Server>,
+    by_endpoint: HashMap<u64, Vec<Arc<str>>>,
+    by_target: HashMap<observe::Key, Vec<Arc<str>>>,
+    /// ModelServers whose Load must be made at the next step.
+    due: BTreeSet<Arc<str>>,
+    /// ModelServers with newer samples, and since when.
+    waiting: BTreeMap<Arc<str>, Time>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Server {
+    endpoints: Vec<(u64, observe::Key)>,
+    /// Grows whenever the Load is made, even when its bytes come out the same: the echo beside it is newer.
+    generation: u64,
+    load: Option<Resource>,
+}
+
+// === impl Loads ===
+
+impl Loads {
+    pub(super) fn new(sample_wait_ms: u64) -> Self {
+        Self {
+            sample_wait_ms,
+            servers: BTreeMap::new(),
+            by_endpoint: HashMap::new(),
+            by_target: HashMap::new(),
+            due: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+
+    /// Takes the endpoints of a ModelServer.
+    pub(super) fn set(&mut self, name: &Arc<str>, endpoints: &Endpoints) {
+        let endpoints = endpoints
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let uid = endpoint.uid.as_str().into();
+                let port = endpoint.port;
+                (endpoint.id, observe::Key { uid, port })
+            })
+            .collect();
+        let server = Server {
+            endpoints,
+            generation: 0,
+            load: None,
+        };
+        self.servers.insert(Arc::clone(name), server);
+        self.due.insert(Arc::clone(name));
+    }
+
+    /// Forgets a ModelServer.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.servers.remove(name);
+        self.due.remove(name);
+        self.waiting.remove(name);
+    }
+
+    /// To be called after a run of [`Loads::set`] and [`Loads::remove`].
+    pub(super) fn reindex(&mut self) {
+        self.by_endpoint.clear();
+        self.by_target.clear();
+        for (name, server) in &self.servers {
+            for (id, target) in &server.endpoints {
+                self.by_endpoint.entry(*id).or_default().push(Arc::clone(name));
+                self.by_target.entry(target.clone()).or_default().push(Arc::clone(name));
+            }
+        }
+    }
+
+    /// Whether an endpoint belongs to some ModelServer.
+    pub(super) fn knows(&self, endpoint: u64) -> bool {
+        self.by_endpoint.contains_key(&endpoint)
+    }
+
+    /// All endpoints.
+    pub(super) fn endpoints(&self) -> HashSet<u64> {
+        self.by_endpoint.keys().copied().collect()
+    }
+
+    /// Makes what is due; true when any Load was made, so that the echoes must be fixed now.
+    pub(super) fn step(&mut self, merge: &mut Merge, table: &observe::Table, now: Time) -> bool {
+        for (target, urgent) in table.take_changed() {
+            for name in self.by_target.get(&target).into_iter().flatten() {
+                if urgent {
+                    self.due.insert(Arc::clone(name));
+                } else {
+                    self.waiting.entry(Arc::clone(name)).or_insert(now);
+                }
+            }
+        }
+        for (name, since) in &self.waiting {
+            if now.since(*since) >= self.sample_wait_ms {
+                self.due.insert(Arc::clone(name));
+            }
+        }
+        let touched = merge.take_touched();
+        for endpoint in &touched {
+            self.due
+                .extend(self.by_endpoint.get(endpoint).into_iter().flatten().cloned());
+        }
+        let due = std::mem::take(&mut self.due);
+        let made = !due.is_empty();
+        for name in due {
+            self.waiting.remove(&name);
+            self.generation += 1;
+            let generation = self.generation;
+            if let Some(server) = self.servers.get_mut(&name) {
+                server.load = Some(server.make(Arc::clone(&name), merge, table, now));
+                server.generation = generation;
+            }
+        }
+        // A report that touched no endpoint that we know still wants its echo.
+        made || !touched.is_empty()
+    }
+
+    /// The Loads that have been made, with their generations.
+    pub(super) fn made(&self) -> impl Iterator<Item = (&Arc<str>, u64, &Resource)> {
+        self.servers
+            .iter()
+            .filter_map(|(name, server)| Some((name, server.generation, server.load.as_ref()?)))
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    fn make(&self, name: Arc<str>, merge: &Merge, table: &observe::Table, now: Time) -> Resource {
+        let endpoints = self
+            .endpoints
+            .iter()
+            .map(|(id, target)| {
+                let in_flight = merge.in_flight(*id);
+                let seen = table.get(target).unwrap_or_default();
+                EndpointLoad {
+                    endpoint: *id,
+                    sample_age_ms: seen.sampled_at.map(|at| now.since(at)),
+                    waiting: seen.sample.waiting,
+                    running: seen.sample.running,
+                    kv_usage: seen.sample.kv_usage,
+                    ttft_s: seen.latency.ttft,
+                    tpot_s: seen.latency.tpot,
+                    latency_age_ms: now.since(seen.latency_at),
+                    down: seen.down,
+                    in_flight_requests: u32::try_from(in_flight.requests).unwrap_or(u32::MAX),
+                    in_flight_tokens: in_flight.tokens,
+                }
+            })
+            .collect();
+        Resource::encode(Key::new(ResourceType::Load, name), &Load { endpoints })
+    }
+}

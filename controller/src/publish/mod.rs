@@ -1,0 +1,26 @@
+//! The state service: every filter's one source of configuration, endpoints and load, and the place where their reports
+//! meet.
+//!
+//! Semantics of delta xDS over one stream a subscriber (`scheduler/proto/state.proto` says them field by field). What must
+//! always hold: a body is serialised once for all; nothing is queued for a subscriber, what it misses is worked out when it
+//! can take more, so a slow one skips to the newest and costs no memory; nothing in flight counts twice. It fails towards
+//! one subscriber at a time: a refusal concerns one resource, a stream that breaks the rules is ended with a reason.
+
+mod access;
+mod hub;
+mod load;
+mod merge;
+mod placements;
+mod resource;
+mod service;
+mod subscriber;
+
+/// The gRPC server stub, generated.
+#[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
+mod stub;
+
+pub use access::{Access, AccessError, Address, Tls};
+pub use hub::{Acceptance, Hub, PROTOCOL_MINOR, Refusal, Settings, SubscriberView, Subscription};
+pub use merge::Bounds;
+pub use resource::{Key, MAX_MESSAGE, Resource};
+pub use service::{Server, Timeouts};

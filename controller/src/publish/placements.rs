@@ -1,0 +1,187 @@
+//! Residency on its way between filters: a bounded ring of placements that each subscriber reads at its own pace.
+//!
+//! What must always hold: memory is bounded in bytes whatever subscribers do. One that falls behind the ring misses the
+//! oldest placements, which is counted and costs only cache hits; a new one starts at the oldest. Placements at endpoints
+//! that are gone are dropped.
+
+use std::collections::{HashSet, VecDeque};
+
+use kthena_scheduler::state::proto::{Placement, Placements};
+use prost::Message;
+
+use super::merge::SubscriberId;
+use super::resource::MAX_MESSAGE;
+
+/// The ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    max_bytes: usize,
+    bytes: usize,
+    /// Number of the next placement.
+    next: u64,
+    entries: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    /// Who placed it: it is not sent back.
+    from: SubscriberId,
+    bytes: usize,
+    placement: Placement,
+}
+
+/// What a subscriber reads next, and what it lost.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Read {
+    pub(super) messages: Vec<Placements>,
+    /// Placements that were pushed out of the ring before the subscriber read them.
+    pub(super) missed: u64,
+}
+
+// === impl Ring ===
+
+impl Ring {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            max_bytes,
+            bytes: 0,
+            next: 0,
+            entries: VecDeque::new(),
+        }
+    }
+
+    /// Adds placements at endpoints that are known; returns how many were left out.
+    pub(super) fn push(&mut self, from: SubscriberId, placements: Placements, known: impl Fn(u64) -> bool) -> u64 {
+        let mut left_out = 0;
+        for placement in placements.placements {
+            let bytes = placement.encoded_len() + size_of::<Entry>();
+            if !known(placement.endpoint) || bytes > self.max_bytes.min(MAX_MESSAGE / 2) {
+                left_out += 1;
+                continue;
+            }
+            self.bytes += bytes;
+            self.entries.push_back(Entry {
+                number: self.next,
+                from,
+                bytes,
+                placement,
+            });
+            self.next += 1;
+            while self.bytes > self.max_bytes
+                && let Some(oldest) = self.entries.pop_front()
+            {
+                self.bytes -= oldest.bytes;
+            }
+        }
+        left_out
+    }
+
+    /// Drops the placements at endpoints that are not among these.
+    pub(super) fn retain(&mut self, endpoints: &HashSet<u64>) {
+        self.entries
+            .retain(|entry| endpoints.contains(&entry.placement.endpoint));
+        self.bytes = self.entries.iter().map(|entry| entry.bytes).sum();
+    }
+
+    /// Reads on from `cursor`, which a new subscriber starts at 0.
+    pub(super) fn read(&self, cursor: &mut u64, reader: SubscriberId) -> Read {
+        let oldest = self.entries.front().map_or(self.next, |entry| entry.number);
+        let mut read = Read {
+            // A cursor of 0 has never read: what it did not see was not meant for it.
+            missed: if *cursor == 0 {
+                0
+            } else {
+                oldest.saturating_sub(*cursor)
+            },
+            messages: Vec::new(),
+        };
+        let from = self.entries.partition_point(|entry| entry.number < *cursor);
+        let mut room = 0;
+        for entry in self.entries.range(from..).filter(|entry| entry.from != reader) {
+            if entry.bytes > room {
+                read.messages.push(Placements::default());
+                room = MAX_MESSAGE / 2;
+            }
+            room -= entry.bytes;
+            if let Some(message) = read.messages.last_mut() {
+                message.placements.push(entry.placement.clone());
+            }
+        }
+        *cursor = self.next;
+        read
+    }
+
+    /// Bytes in use.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(endpoint: u64, keys: usize) -> Placements {
+        Placements {
+            placements: vec![Placement {
+                endpoint,
+                keys: vec![1; keys],
+                blocks: vec![1; keys],
+                gone: false,
+            }],
+        }
+    }
+
+    fn count(read: &Read) -> usize {
+        read.messages.iter().map(|message| message.placements.len()).sum()
+    }
+
+    #[test]
+    fn everyone_reads_what_others_placed_and_a_newcomer_reads_all() {
+        let mut ring = Ring::new(1 << 20);
+        let (mut one, mut two) = (0, 0);
+        ring.push(1, placed(7, 3), |_| true);
+        ring.push(2, placed(8, 3), |_| true);
+        assert_eq!(count(&ring.read(&mut one, 1)), 1);
+        assert_eq!(count(&ring.read(&mut two, 2)), 1);
+        assert_eq!(ring.read(&mut one, 1), Read::default(), "nothing twice");
+        assert_eq!(count(&ring.read(&mut 0, 3)), 2);
+        ring.retain(&HashSet::from([8]));
+        assert_eq!(
+            count(&ring.read(&mut 0, 3)),
+            1,
+            "what was placed at a lost endpoint is gone"
+        );
+        assert_eq!(
+            ring.push(1, placed(7, 3), |endpoint| endpoint == 8),
+            1,
+            "unknown endpoint"
+        );
+    }
+
+    #[test]
+    fn a_slow_reader_misses_the_oldest_and_the_ring_never_grows() {
+        let mut ring = Ring::new(4096);
+        let mut slow = 0;
+        ring.push(1, placed(7, 1), |_| true);
+        ring.read(&mut slow, 2);
+        for _ in 0..1000 {
+            ring.push(1, placed(7, 10), |_| true);
+            assert!(ring.bytes() <= 4096);
+        }
+        let read = ring.read(&mut slow, 2);
+        assert_eq!(read.missed as usize + count(&read), 1000);
+    }
+
+    #[test]
+    fn no_message_is_too_large() {
+        let mut ring = Ring::new(8 << 20);
+        for _ in 0..5000 {
+            ring.push(1, placed(7, 64), |_| true);
+        }
+        let read = ring.read(&mut 0, 2);
+        assert_eq!(count(&read), 5000);
+        assert!(read.messages.iter().all(|message| message.encoded_len() <= MAX_MESSAGE));
+    }
+}

@@ -1,0 +1,249 @@
+//! One subscriber: what it holds, what it has yet to acknowledge, what it must still be told.
+//!
+//! What must always hold: nothing is queued for it but settlements, which are bounded. Configuration and load are compared
+//! with what it holds at the moment it can take more, so a slow subscriber skips to the newest; placements are read from
+//! the shared ring. It gets no new update while too many are not acknowledged.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use kthena_scheduler::state::proto::{Ack, Echo, Hello, ResourceType, Settlement, Update};
+use kthena_scheduler::time::Time;
+use tokio::sync::Notify;
+
+use super::load::Loads;
+use super::resource::{Key, Packer, Resource};
+
+/// Updates that may be under way without an acknowledgement.
+const WINDOW: usize = 64;
+
+/// Longest reason kept of a refusal, bytes.
+const MAX_REASON: usize = 1024;
+
+/// A refusal that stands: the resource's version and the subscriber's reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// The version refused.
+    pub version: u64,
+    /// Why, in the subscriber's words.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) hello: Hello,
+    /// Resources (not load) it was sent or said it has.
+    sent: BTreeMap<Key, u64>,
+    /// Generation of the Load of each ModelServer it was sent.
+    sent_load: HashMap<Arc<str>, u64>,
+    unacknowledged: VecDeque<Unacknowledged>,
+    nonce: u64,
+    synced: bool,
+    /// Versions it acknowledged, and those it refused.
+    accepted: HashMap<Key, u64>,
+    pub(super) refused: BTreeMap<Key, Refused>,
+    /// Everything of this configuration was sent, and everything of that one acknowledged.
+    sent_generation: Option<u64>,
+    pub(super) acknowledged_generation: Option<u64>,
+    pub(super) cursor: u64,
+    pub(super) settlements: VecDeque<Settlement>,
+    /// What its reporters may be told of at the next update: fixed when the loads were made.
+    pub(super) echoes: Vec<Echo>,
+    echoed: Vec<Echo>,
+    pub(super) wake: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Unacknowledged {
+    nonce: u64,
+    since: Time,
+    completes: Vec<(Key, u64)>,
+    /// Set on the last update of a configuration.
+    generation: Option<u64>,
+}
+
+/// An update on its way.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) update: Update,
+    pub(super) echoes: Vec<Echo>,
+}
+
+/// The configuration as a subscriber compares itself with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Config<'a> {
+    pub(super) resources: &'a BTreeMap<Key, Resource>,
+    pub(super) generation: u64,
+}
+
+// === impl Subscriber ===
+
+impl Subscriber {
+    pub(super) fn new(hello: Hello, wake: Arc<Notify>) -> Self {
+        let mut sent = BTreeMap::new();
+        for have in &hello.have {
+            if let Ok(kind) = ResourceType::try_from(have.r#type) {
+                sent.insert(Key::new(kind, have.name.as_str()), have.version);
+            }
+        }
+        let accepted = sent.iter().map(|(key, version)| (key.clone(), *version)).collect();
+        Self {
+            hello,
+            sent,
+            sent_load: HashMap::new(),
+            unacknowledged: VecDeque::new(),
+            nonce: 0,
+            synced: false,
+            accepted,
+            refused: BTreeMap::new(),
+            sent_generation: None,
+            acknowledged_generation: None,
+            cursor: 0,
+            settlements: VecDeque::new(),
+            echoes: Vec::new(),
+            echoed: Vec::new(),
+            wake,
+        }
+    }
+
+    /// The updates that bring it to the newest configuration and load; empty when it is there, or owes too many answers.
+    pub(super) fn updates(&mut self, config: Config<'_>, loads: &Loads, now: Time) -> Vec<Outgoing> {
+        if self.unacknowledged.len() >= WINDOW {
+            return Vec::new();
+        }
+        let echoes_length: usize = self.echoes.iter().map(|echo| echo.origin.len() + 32).sum();
+        let mut packer = Packer::new(echoes_length);
+        let fresh = self.sent_generation != Some(config.generation);
+        let mut add: Vec<&Resource> = Vec::new();
+        if fresh {
+            let sent = &self.sent;
+            add.extend(
+                config
+                    .resources
+                    .values()
+                    .filter(|r| sent.get(&r.key) != Some(&r.version)),
+            );
+        }
+        for (name, generation, load) in loads.made() {
+            if self.sent_load.get(name) != Some(&generation) {
+                self.sent_load.insert(Arc::clone(name), generation);
+                add.push(load);
+            }
+        }
+        add.sort_by_key(|resource| resource.key.rank());
+        for resource in add {
+            packer.add(resource);
+            self.sent.insert(resource.key.clone(), resource.version);
+        }
+        if fresh {
+            self.remove_absent(config, &mut packer);
+        }
+        if !self.synced || self.echoes != self.echoed {
+            packer.at_least_one();
+        }
+        let mut packed = packer.finish();
+        let count = packed.len();
+        let mut outgoing = Vec::with_capacity(count);
+        for (at, message) in packed.drain(..).enumerate() {
+            let last = at + 1 == count;
+            self.nonce += 1;
+            let mut update = message.update;
+            update.nonce = self.nonce;
+            update.synced = last && !self.synced;
+            self.unacknowledged.push_back(Unacknowledged {
+                nonce: self.nonce,
+                since: now,
+                completes: message.completes,
+                generation: (last && fresh).then_some(config.generation),
+            });
+            let echoes = if message.load || last {
+                self.echoes.clone()
+            } else {
+                Vec::new()
+            };
+            outgoing.push(Outgoing { update, echoes });
+        }
+        if count > 0 {
+            self.synced = true;
+            self.echoed.clone_from(&self.echoes);
+        } else if fresh {
+            // Nothing to send: it is there once it has answered what is under way.
+            match self.unacknowledged.back_mut() {
+                Some(sent) => sent.generation = Some(config.generation),
+                None => self.acknowledged_generation = Some(config.generation),
+            }
+        }
+        self.sent_generation = Some(config.generation);
+        outgoing
+    }
+
+    fn remove_absent(&mut self, config: Config<'_>, packer: &mut Packer) {
+        let mut gone: Vec<_> = self
+            .sent
+            .extract_if(.., |key, _| match key.kind {
+                ResourceType::Load => !config
+                    .resources
+                    .contains_key(&Key::new(ResourceType::Endpoints, Arc::clone(&key.name))),
+                _ => !config.resources.contains_key(key),
+            })
+            .collect();
+        // What refers to others goes first.
+        gone.sort_by_key(|(key, _)| std::cmp::Reverse(key.rank()));
+        for (key, version) in gone {
+            packer.remove(&key, version);
+            self.accepted.remove(&key);
+            self.refused.remove(&key);
+            self.sent_load.remove(&key.name);
+        }
+    }
+
+    /// Takes an answer; returns what is newly refused. An answer counts for all updates before it as well: they
+    /// travelled in order.
+    pub(super) fn acknowledge(&mut self, ack: Ack) -> Vec<(Key, Refused)> {
+        let mut refusals = Vec::new();
+        for refusal in ack.refused {
+            let Ok(kind) = ResourceType::try_from(refusal.r#type) else {
+                continue;
+            };
+            let key = Key::new(kind, refusal.name);
+            if self.sent.get(&key) == Some(&refusal.version) || kind == ResourceType::Load {
+                let mut reason = refusal.reason;
+                reason.truncate(reason.floor_char_boundary(MAX_REASON));
+                let refused = Refused {
+                    version: refusal.version,
+                    reason,
+                };
+                refusals.push((key, refused));
+            }
+        }
+        while let Some(sent) = self.unacknowledged.pop_front_if(|sent| sent.nonce <= ack.nonce) {
+            for (key, version) in sent.completes {
+                let refused = refusals.iter().any(|(k, r)| *k == key && r.version == version);
+                if !refused && key.kind != ResourceType::Load {
+                    self.refused.remove(&key);
+                    self.accepted.insert(key, version);
+                }
+            }
+            self.acknowledged_generation = sent.generation.or(self.acknowledged_generation);
+        }
+        for (key, refused) in refusals.iter().filter(|(key, _)| key.kind != ResourceType::Load) {
+            self.refused.insert(key.clone(), refused.clone());
+        }
+        refusals
+    }
+
+    /// Whether it holds this version of a resource.
+    pub(super) fn holds(&self, key: &Key, version: u64) -> bool {
+        self.accepted.get(key) == Some(&version)
+    }
+
+    /// Whether it has its first complete state.
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// How long the oldest update has waited for its answer, milliseconds.
+    pub(super) fn silent_for(&self, now: Time) -> u64 {
+        self.unacknowledged.front().map_or(0, |sent| now.since(sent.since))
+    }
+}
