@@ -2,14 +2,15 @@
 //!
 //! Kthena's routing objects as kube custom resources: the same group, version, field names, defaults and limits, so that a
 //! manifest written for Kthena applies unchanged; what is added is optional. What must always hold: parsing is tolerant
-//! (an unknown field is skipped, as an API server may be newer), judging is not, and every remark carries the path of its
-//! field. Nothing here does I/O, and no input makes it panic.
+//! (an unknown field is skipped, as an API server may be newer), judging (see [`validate`]) is not, and every remark carries the
+//! path of its field. Nothing here does I/O, and no input makes it panic.
 
 mod duration;
 mod external_model_provider;
 mod field;
 mod model_route;
 mod model_server;
+pub mod validate;
 
 pub use duration::{Duration, InvalidDuration};
 pub use external_model_provider::{
