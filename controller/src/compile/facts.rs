@@ -11,6 +11,14 @@ pub struct EndpointKey {
     pub port: u16,
 }
 
+impl EndpointKey {
+    /// The identity of one start of the engine behind the port, as every program of the system computes it.
+    pub fn endpoint_id(&self, incarnation: u64) -> u64 {
+        let text = format!("{}/{}/{incarnation}", self.uid, self.port);
+        twox_hash::XxHash3_64::oneshot(text.as_bytes())
+    }
+}
+
 /// What the engine behind a port says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fact {

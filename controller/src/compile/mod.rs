@@ -7,9 +7,19 @@
 mod cluster;
 mod compiler;
 mod facts;
+mod last_good;
 mod output;
+mod profile;
+mod route;
+mod server;
+mod settings;
+mod targets;
+#[cfg(test)]
+mod tests;
 
 pub use cluster::{Cluster, cluster_name};
-pub use compiler::{Compiler, Settings};
+pub use compiler::Compiler;
 pub use facts::{EndpointKey, Fact, Facts};
 pub use output::{CompiledResource, Output, ScrapeTarget};
+pub use profile::{InvalidConfiguration, Profiles};
+pub use settings::Settings;

@@ -1,5 +1,7 @@
 //! What a compilation gives.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use kthena_gateway_api::InferenceEngine;
 use kthena_scheduler::state::proto::ResourceType;
@@ -34,6 +36,18 @@ pub struct CompiledResource {
     pub body: Bytes,
 }
 
+impl CompiledResource {
+    pub(super) fn new(kind: ResourceType, name: &str, message: &impl prost::Message) -> Self {
+        let body = Bytes::from(message.encode_to_vec());
+        Self {
+            kind,
+            name: name.to_owned(),
+            version: twox_hash::XxHash3_64::oneshot(&body),
+            body,
+        }
+    }
+}
+
 /// A port of a pod that is to be observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrapeTarget {
@@ -43,8 +57,8 @@ pub struct ScrapeTarget {
     pub port: u16,
     /// The endpoint's identity in the state protocol: XXH3-64 of "uid/port/incarnation".
     pub endpoint: u64,
-    /// `ip:port`, IPv6 in brackets.
-    pub address: std::net::SocketAddr,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// `namespace/name` of the pod.
     pub pod: String,
     /// What runs there.

@@ -1,15 +1,37 @@
 //! The newest version of every object, to look up.
 //!
-//! What must always hold: synchronous, and the same content whatever the order of the events that led to it.
+//! What must always hold: synchronous, no clock; the same content whatever the order of the events that led to it; pods
+//! are found by label without walking all of them.
+
+mod pod;
+mod pods;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::source::{Event, Object, ObjectKey, Origin, Problem};
+use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer};
+
+pub use pod::{Eligibility, PodView};
+
+use crate::source::{Event, Kind, Object, ObjectKey, Origin, Problem};
+use pods::Pods;
+
+/// An object and where it came from.
+#[derive(Clone, Debug)]
+pub struct Entry<T> {
+    /// The newest version that could be read.
+    pub object: Arc<T>,
+    /// Where it came from.
+    pub origin: Origin,
+}
 
 /// Every object, and every document that is none.
 #[derive(Debug, Default)]
 pub struct Index {
-    objects: BTreeMap<ObjectKey, (Object, Origin)>,
+    routes: BTreeMap<ObjectKey, Entry<ModelRoute>>,
+    servers: BTreeMap<ObjectKey, Entry<ModelServer>>,
+    providers: BTreeMap<ObjectKey, Entry<ExternalModelProvider>>,
+    pods: Pods,
     problems: Vec<Problem>,
     synced: bool,
 }
@@ -18,12 +40,8 @@ impl Index {
     /// Takes a change in.
     pub fn apply(&mut self, event: Event) {
         match event {
-            Event::Apply(object, origin) => {
-                self.objects.insert(object.key(), (object, origin));
-            }
-            Event::Delete(key) => {
-                self.objects.remove(&key);
-            }
+            Event::Apply(object, origin) => self.insert(object, origin),
+            Event::Delete(key) => self.remove(&key),
             Event::Problems(mut problems) => {
                 problems.sort();
                 self.problems = problems;
@@ -32,13 +50,135 @@ impl Index {
         }
     }
 
+    fn insert(&mut self, object: Object, origin: Origin) {
+        let key = object.key();
+        match object {
+            Object::ModelRoute(object) => {
+                self.routes.insert(key, Entry { object, origin });
+            }
+            Object::ModelServer(object) => {
+                self.servers.insert(key, Entry { object, origin });
+            }
+            Object::ExternalModelProvider(object) => {
+                self.providers.insert(key, Entry { object, origin });
+            }
+            Object::Pod(pod) => self.pods.insert(PodView::new(&key, &pod)),
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        match key.kind {
+            Kind::ModelRoute => {
+                self.routes.remove(key);
+            }
+            Kind::ModelServer => {
+                self.servers.remove(key);
+            }
+            Kind::ExternalModelProvider => {
+                self.providers.remove(key);
+            }
+            Kind::Pod => self.pods.remove(&key.namespace, &key.name),
+        }
+    }
+
     /// Whether everything that existed at the start is in: what is compiled before is not the whole picture.
     pub fn synced(&self) -> bool {
         self.synced
     }
 
-    /// What cannot be read now.
+    /// What cannot be read now, sorted.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// Every ModelRoute, by key.
+    pub fn routes(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<ModelRoute>)> {
+        self.routes.iter()
+    }
+
+    /// One ModelRoute.
+    pub fn route(&self, key: &ObjectKey) -> Option<&Entry<ModelRoute>> {
+        self.routes.get(key)
+    }
+
+    /// Every ModelServer, by key.
+    pub fn servers(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<ModelServer>)> {
+        self.servers.iter()
+    }
+
+    /// Every ExternalModelProvider, by key.
+    pub fn providers(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<ExternalModelProvider>)> {
+        self.providers.iter()
+    }
+
+    /// Whether there is a ModelServer of this name, good or bad.
+    pub fn has_server(&self, namespace: &str, name: &str) -> bool {
+        self.servers
+            .contains_key(&ObjectKey::new(Kind::ModelServer, namespace, name))
+    }
+
+    /// Whether there is an ExternalModelProvider of this name, good or bad.
+    pub fn has_provider(&self, namespace: &str, name: &str) -> bool {
+        self.providers
+            .contains_key(&ObjectKey::new(Kind::ExternalModelProvider, namespace, name))
+    }
+
+    /// The pods of a namespace that have all these labels, by name. No labels select nothing.
+    pub fn pods(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<&Arc<PodView>> {
+        self.pods.select(namespace, labels)
+    }
+
+    /// How many objects there are of each kind.
+    pub fn counts(&self) -> [(Kind, usize); 4] {
+        [
+            (Kind::ModelRoute, self.routes.len()),
+            (Kind::ModelServer, self.servers.len()),
+            (Kind::ExternalModelProvider, self.providers.len()),
+            (Kind::Pod, self.pods.len()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::fixtures::{apply, pod, server};
+
+    #[test]
+    fn the_newest_version_counts_until_it_is_deleted() {
+        let mut index = Index::default();
+        index.apply(apply(server("a", "app")));
+        index.apply(apply(server("a", "other")));
+        let (key, entry) = index.servers().next().unwrap();
+        assert_eq!(entry.object.spec.workload_selector.match_labels["app"], "other");
+        let key = key.clone();
+        assert!(index.has_server("default", "a") && !index.has_provider("default", "a"));
+        index.apply(Event::Delete(key));
+        assert_eq!(index.counts().map(|(_, n)| n), [0; 4]);
+    }
+
+    #[test]
+    fn pods_are_found_by_their_labels_of_now() {
+        let mut index = Index::default();
+        let select = |index: &Index, namespace: &str, labels: &[(&str, &str)]| -> Vec<String> {
+            let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            index
+                .pods(namespace, &labels)
+                .iter()
+                .map(|pod| pod.name.clone())
+                .collect()
+        };
+        index.apply(apply(pod("b", "m", "10.0.0.2")));
+        index.apply(apply(pod("a", "m", "10.0.0.1")));
+        assert_eq!(select(&index, "default", &[("app", "m")]), ["a", "b"]);
+        assert!(select(&index, "default", &[("app", "m"), ("tier", "x")]).is_empty());
+        assert!(select(&index, "default", &[]).is_empty());
+        assert!(select(&index, "elsewhere", &[("app", "m")]).is_empty());
+        // A relabelled pod leaves its old selection.
+        index.apply(apply(pod("a", "n", "10.0.0.1")));
+        assert_eq!(select(&index, "default", &[("app", "m")]), ["b"]);
+        assert_eq!(select(&index, "default", &[("app", "n")]), ["a"]);
+        index.apply(Event::Delete(ObjectKey::new(Kind::Pod, "default", "a")));
+        assert!(select(&index, "default", &[("app", "n")]).is_empty());
     }
 }

@@ -3,6 +3,8 @@
 //! What must always hold: after [`Event::Synced`] everything that existed at the start has been applied; each later event
 //! is one change; an object that cannot be read is never deleted on that account, but named in [`Event::Problems`].
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod object;
 
 pub use object::{Kind, Object, ObjectKey};

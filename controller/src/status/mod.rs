@@ -3,6 +3,8 @@
 use kthena_gateway_api::FieldIssue;
 use serde::Serialize;
 
+use crate::source::Origin;
+
 /// What is to be said of one object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -18,9 +20,27 @@ pub struct Status {
     /// What has no effect, or not the one that was meant: field and reason.
     #[serde(serialize_with = "as_text")]
     pub warnings: Vec<FieldIssue>,
+    /// What it refers to and is not there: field and reason.
+    #[serde(serialize_with = "as_text")]
+    pub unresolved: Vec<FieldIssue>,
     /// ModelServer only: the endpoints that serve now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<u32>,
+}
+
+impl Status {
+    /// What follows from judging the newest version of an object; whether one is in force remains to be said.
+    pub fn judged(origin: &Origin, errors: Vec<FieldIssue>, warnings: Vec<FieldIssue>) -> Self {
+        Self {
+            place: origin.place.clone(),
+            accepted: errors.is_empty(),
+            serving: false,
+            errors,
+            warnings: origin.warnings.iter().cloned().chain(warnings).collect(),
+            unresolved: Vec::new(),
+            endpoints: None,
+        }
+    }
 }
 
 fn as_text<S: serde::Serializer>(issues: &[FieldIssue], serializer: S) -> Result<S::Ok, S::Error> {

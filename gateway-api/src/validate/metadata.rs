@@ -28,7 +28,7 @@ pub fn metadata(meta: &ObjectMeta) -> Vec<FieldIssue> {
 
 /// Labels joined by dots.
 pub(super) fn is_dns_subdomain(name: &str) -> bool {
-    name.len() <= 253 && name.split('.').all(|label| is_part(label))
+    name.len() <= 253 && name.split('.').all(is_part)
 }
 
 fn is_dns_label(label: &str) -> bool {

@@ -1,0 +1,84 @@
+//! Pods by name and by label.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::pod::PodView;
+
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    // By namespace, so that names need not be copied for a look-up.
+    namespaces: BTreeMap<String, Namespace>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    by_name: BTreeMap<String, Arc<PodView>>,
+    // Label key -> value -> names.
+    by_label: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+}
+
+impl Pods {
+    pub(super) fn insert(&mut self, pod: PodView) {
+        self.remove(&pod.namespace, &pod.name);
+        let namespace = self.namespaces.entry(pod.namespace.clone()).or_default();
+        for (key, value) in &pod.labels {
+            namespace
+                .by_label
+                .entry(key.clone())
+                .or_default()
+                .entry(value.clone())
+                .or_default()
+                .insert(pod.name.clone());
+        }
+        namespace.by_name.insert(pod.name.clone(), Arc::new(pod));
+    }
+
+    pub(super) fn remove(&mut self, namespace: &str, name: &str) {
+        let Some(pods) = self.namespaces.get_mut(namespace) else {
+            return;
+        };
+        let Some(pod) = pods.by_name.remove(name) else {
+            return;
+        };
+        for (key, value) in &pod.labels {
+            let Some(values) = pods.by_label.get_mut(key) else {
+                continue;
+            };
+            if let Some(names) = values.get_mut(value) {
+                names.remove(name);
+                if names.is_empty() {
+                    values.remove(value);
+                }
+            }
+            if values.is_empty() {
+                pods.by_label.remove(key);
+            }
+        }
+        if pods.by_name.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+    }
+
+    pub(super) fn select(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<&Arc<PodView>> {
+        let Some(pods) = self.namespaces.get(namespace) else {
+            return Vec::new();
+        };
+        // The rarest label leaves the fewest pods to look at.
+        let rarest = labels
+            .iter()
+            .map(|(key, value)| pods.by_label.get(key).and_then(|values| values.get(value)))
+            .min_by_key(|names| names.map_or(0, BTreeSet::len))
+            .flatten();
+        rarest
+            .into_iter()
+            .flatten()
+            .filter_map(|name| pods.by_name.get(name))
+            .filter(|pod| pod.has_labels(labels))
+            .collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.namespaces.values().map(|pods| pods.by_name.len()).sum()
+    }
+}
