@@ -123,7 +123,7 @@ pub const PROFILES: &[Profile] = &[
             context_token_ns: 0.0,
             token_ns: 0.0,
         },
-        kv_tokens: 64 << 20,
+        kv_tokens: 16 << 20,
         block_size: 256,
         max_num_seqs: 4096,
         max_num_batched_tokens: u32::MAX,

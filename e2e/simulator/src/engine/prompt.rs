@@ -62,8 +62,8 @@ impl Prompt {
             hashes: Vec::with_capacity(tokens.len() / block_size as usize),
             tail: Vec::with_capacity(block_size as usize * 4),
         };
-        for token in tokens {
-            prompt.push(*token);
+        for block in tokens.chunks(block_size as usize) {
+            prompt.push_block(block);
         }
         prompt.seed = XxHash3_64::oneshot_with_seed(prompt.parent(), &prompt.tail);
         prompt
@@ -107,8 +107,21 @@ impl Prompt {
         self.hashes.last().copied().unwrap_or(self.salt)
     }
 
+    /// Appends at most a block of tokens to full blocks: long prompts are hashed in pieces, not token by token.
+    fn push_block(&mut self, tokens: &[Token]) {
+        self.tail.resize(tokens.len() * 4, 0);
+        for (bytes, token) in self.tail.chunks_exact_mut(4).zip(tokens) {
+            bytes.copy_from_slice(&token.to_le_bytes());
+        }
+        self.hash_full_block();
+    }
+
     fn push(&mut self, token: Token) {
         self.tail.extend_from_slice(&token.to_le_bytes());
+        self.hash_full_block();
+    }
+
+    fn hash_full_block(&mut self) {
         if self.tail.len() == self.block_size as usize * 4 {
             self.hashes
                 .push(XxHash3_64::oneshot_with_seed(self.parent(), &self.tail));
