@@ -17,7 +17,7 @@ use crate::snapshot::{Endpoint, EndpointId};
 pub(super) struct Registry {
     fleet: Arc<Fleet>,
     sets: BTreeMap<Box<str>, Set>,
-    known: HashMap<EndpointId, Arc<Endpoint>>,
+    known: HashMap<EndpointId, Known>,
     /// Also of endpoints that nothing but leases and old snapshots refer to.
     slots: BTreeMap<EndpointId, Weak<Slot>>,
 }
@@ -29,11 +29,18 @@ struct Set {
     unplaced: Vec<Described>,
 }
 
+/// An endpoint and a ModelServer that lists it.
+#[derive(Debug)]
+struct Known {
+    endpoint: Arc<Endpoint>,
+    server: Box<str>,
+}
+
 /// What a change of a set did.
 #[derive(Debug, Default)]
 pub(super) struct Changed {
-    /// Endpoints that nothing lists any more.
-    pub(super) gone: Vec<Arc<Endpoint>>,
+    /// Cells that have another owner now.
+    pub(super) claimed: Vec<u32>,
     /// Endpoints for which there is no room, over all sets.
     pub(super) unplaced: usize,
 }
@@ -55,7 +62,12 @@ impl Registry {
 
     /// The endpoint of this identity, when some ModelServer lists it.
     pub(super) fn get(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
-        self.known.get(&id)
+        self.known.get(&id).map(|known| &known.endpoint)
+    }
+
+    /// A ModelServer that lists this endpoint.
+    pub(super) fn server_of(&self, id: EndpointId) -> Option<&str> {
+        self.known.get(&id).map(|known| &*known.server)
     }
 
     /// Replaces a ModelServer's endpoints. They are placed by [`Registry::settle`].
@@ -97,14 +109,13 @@ impl Registry {
                 placed.chain(set.unplaced.iter().map(|described| described.id))
             })
             .collect();
-        let mut gone: Vec<_> = self.known.extract_if(|id, _| !listed.contains(id)).collect();
-        gone.sort_by_key(|(id, _)| *id);
-        let gone: Vec<_> = gone.into_iter().map(|(_, endpoint)| endpoint).collect();
+        self.known.retain(|id, _| listed.contains(id));
+        let mut claimed = Vec::new();
         let mut sets = std::mem::take(&mut self.sets);
-        for set in sets.values_mut() {
+        for (server, set) in &mut sets {
             let waiting = std::mem::take(&mut set.unplaced);
             for described in waiting {
-                match self.place(&described) {
+                match self.place(&described, server, &mut claimed) {
                     Some(endpoint) => set.placed.push(endpoint),
                     None => set.unplaced.push(described),
                 }
@@ -114,7 +125,7 @@ impl Registry {
         self.sets = sets;
         self.slots.retain(|_, slot| slot.strong_count() > 0);
         Changed {
-            gone,
+            claimed,
             unplaced: self.sets.values().map(|set| set.unplaced.len()).sum(),
         }
     }
@@ -136,13 +147,18 @@ impl Registry {
         })
     }
 
-    fn place(&mut self, described: &Described) -> Option<Arc<Endpoint>> {
-        if let Some(known) = self.known.get(&described.id).filter(|known| is(known, described)) {
-            return Some(Arc::clone(known));
+    fn place(&mut self, described: &Described, server: &str, claimed: &mut Vec<u32>) -> Option<Arc<Endpoint>> {
+        let known = self.known.get(&described.id);
+        if let Some(known) = known.filter(|known| is(&known.endpoint, described)) {
+            return Some(Arc::clone(&known.endpoint));
         }
         let slot = match self.slots.get(&described.id).and_then(Weak::upgrade) {
             Some(slot) => slot,
-            None => self.fleet.claim()?,
+            None => {
+                let slot = self.fleet.claim()?;
+                claimed.push(slot.index());
+                slot
+            }
         };
         self.slots.insert(described.id, Arc::downgrade(&slot));
         let endpoint = Arc::new(Endpoint {
@@ -153,7 +169,11 @@ impl Registry {
             models: described.models.clone(),
             kv_capacity_tokens: described.kv_capacity_tokens,
         });
-        self.known.insert(described.id, Arc::clone(&endpoint));
+        let known = Known {
+            endpoint: Arc::clone(&endpoint),
+            server: server.into(),
+        };
+        self.known.insert(described.id, known);
         Some(endpoint)
     }
 }
@@ -192,7 +212,7 @@ mod tests {
         let changed = registry.settle();
         let after = &registry.of("a/s")[0];
         assert!(Arc::ptr_eq(&before.slot, &after.slot) && after.models[0] == "adapter".into());
-        assert_eq!(changed.gone[0].id, EndpointId(2));
+        assert!(changed.claimed.is_empty() && registry.get(EndpointId(2)).is_none());
     }
 
     #[test]
@@ -202,7 +222,8 @@ mod tests {
         registry.settle();
         let lease = Arc::clone(&registry.of("a/s")[0].slot);
         registry.remove("a/s");
-        assert_eq!(registry.settle().gone.len(), 1);
+        registry.settle();
+        assert!(registry.of("a/s").is_empty());
         registry.set("a/s", vec![described(1, "m")]);
         registry.settle();
         assert!(Arc::ptr_eq(&lease, &registry.of("a/s")[0].slot));

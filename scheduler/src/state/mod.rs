@@ -13,6 +13,7 @@ mod parts;
 #[cfg(test)]
 mod properties;
 mod reports;
+pub mod residency;
 mod resources;
 pub mod store;
 #[cfg(test)]

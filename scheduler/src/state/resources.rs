@@ -98,13 +98,8 @@ impl Resources {
     /// Everything put together. A ModelServer whose profile is absent has the default one; where that is absent too, the
     /// built-in one.
     pub(super) fn snapshot(&self, registry: &Registry) -> Snapshot {
-        let default = self.profiles.get("default").map_or(&self.built_in, |held| &held.value);
         let servers = self.servers.iter().map(|(name, held)| {
             let endpoints = registry.of(name).to_vec();
-            let profile = self
-                .profiles
-                .get(&held.value.profile)
-                .map_or(default, |held| &held.value);
             Arc::new(ModelServer {
                 name: name.clone(),
                 model: held.value.model.clone(),
@@ -112,7 +107,7 @@ impl Resources {
                 cluster: held.value.cluster.clone(),
                 timeout_ms: held.value.timeout_ms,
                 retry: held.value.retry,
-                profile: Arc::clone(profile),
+                profile: Arc::clone(self.profile(&held.value.profile)),
                 slots: endpoints.iter().map(|endpoint| endpoint.slot.index()).collect(),
                 endpoints,
             })
@@ -121,8 +116,19 @@ impl Resources {
         Snapshot {
             routes: RouteTable::new(routes.collect()),
             servers: servers.collect(),
-            block_bytes: default.block_bytes().unwrap_or(BLOCK_BYTES),
+            block_bytes: self.profile("default").block_bytes().unwrap_or(BLOCK_BYTES),
         }
+    }
+
+    /// What decides among a ModelServer's endpoints.
+    pub(super) fn profile_of(&self, server: &str) -> &Arc<Profile> {
+        let named = self.servers.get(server).map_or("default", |held| &held.value.profile);
+        self.profile(named)
+    }
+
+    fn profile(&self, name: &str) -> &Arc<Profile> {
+        let held = self.profiles.get(name).or_else(|| self.profiles.get("default"));
+        held.map_or(&self.built_in, |held| &held.value)
     }
 
     fn all(&self) -> impl Iterator<Item = (ResourceType, &str, u64, Option<&Bytes>)> {

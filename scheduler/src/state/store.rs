@@ -17,6 +17,7 @@ use super::reports::Reports;
 use super::resources::{Held, Resources};
 use super::translate;
 use crate::load::Fleet;
+use crate::prefix::Holder;
 use crate::snapshot::{Endpoint, EndpointId, Snapshot};
 use crate::time::Time;
 
@@ -68,8 +69,9 @@ pub struct Applied {
     pub ack: proto::Ack,
     /// The new snapshot, when configuration or endpoints changed and the state is complete.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// Endpoints that nothing lists any more: what is known of their caches can go.
-    pub gone: Vec<Arc<Endpoint>>,
+    /// Load cells that have a new owner: what the prefix index knew of the former one must be forgotten before the
+    /// snapshot is used.
+    pub claimed: Vec<u32>,
 }
 
 /// The filter's copy of all resources.
@@ -121,7 +123,7 @@ impl Store {
                 progress.refuse(resource, reason);
             }
         }
-        let gone = self.settle(update, &mut progress);
+        let claimed = self.settle(update, &mut progress);
         let was_synced = self.synced;
         self.synced |= update.synced;
         self.counters.refused += progress.refused.len() as u64;
@@ -134,7 +136,7 @@ impl Store {
             },
             snapshot: (self.synced && (changed || !was_synced))
                 .then(|| Arc::new(self.resources.snapshot(&self.registry))),
-            gone,
+            claimed,
         }
     }
 
@@ -175,6 +177,17 @@ impl Store {
     /// The endpoint of this identity, when some ModelServer lists it.
     pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
         self.registry.get(id)
+    }
+
+    /// Where the prefix index keeps what this endpoint holds; `None` when it is not known, or prompts do not matter to
+    /// what decides about it.
+    pub fn holder(&self, id: EndpointId) -> Option<Holder> {
+        let endpoint = self.registry.get(id)?;
+        let profile = self.resources.profile_of(self.registry.server_of(id)?);
+        Some(Holder {
+            slot: endpoint.slot.index(),
+            capacity: profile.residency()?.capacity_of(endpoint.kv_capacity_tokens),
+        })
     }
 
     /// A stream to a controller stands: the next report is complete.
@@ -278,15 +291,15 @@ impl Store {
         }
     }
 
-    /// Places endpoints, then writes loads into their cells. Returns the endpoints that went.
-    fn settle(&mut self, update: &proto::Update, progress: &mut Progress) -> Vec<Arc<Endpoint>> {
-        let mut gone = Vec::new();
+    /// Places endpoints, then writes loads into their cells. Returns the cells with a new owner.
+    fn settle(&mut self, update: &proto::Update, progress: &mut Progress) -> Vec<u32> {
+        let mut claimed = Vec::new();
         if !progress.endpoints.is_empty() || self.registry.is_short() {
             let before = self.counters.unplaced_endpoints;
             let changed = self.registry.settle();
             self.counters.unplaced_endpoints = changed.unplaced as u64;
             progress.configuration |= before != self.counters.unplaced_endpoints;
-            gone = changed.gone;
+            claimed = changed.claimed;
         }
         for name in progress.endpoints.iter().chain(&progress.loads) {
             self.loads.write(name, &self.registry);
@@ -301,7 +314,7 @@ impl Store {
                     .push(refusal(ResourceType::Endpoints as i32, resource, reason));
             }
         }
-        gone
+        claimed
     }
 }
 

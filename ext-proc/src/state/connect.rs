@@ -1,0 +1,217 @@
+//! How the controller is reached: address, TLS, token.
+//!
+//! What must always hold: a token never crosses a network in the clear: with `http` it is sent to loopback alone. Files
+//! are read anew at each connection, so that rotated certificates and tokens are taken up.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::Uri;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Where the controller is and how a filter shows who it is.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    url: String,
+    credentials: Credentials,
+}
+
+/// What a filter shows the controller, and by what it knows it.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// PEM file of the authorities that sign the controller's certificate.
+    pub ca: Option<PathBuf>,
+    /// PEM files of our certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// File that holds a bearer token.
+    pub token: Option<PathBuf>,
+    /// The name in the controller's certificate, where it is not the host of the URL.
+    pub server_name: Option<String>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL cannot be used.
+    #[error("state URL `{url}`: {reason}")]
+    Url {
+        /// As given.
+        url: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// A file of the credentials cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The token is not one.
+    #[error("{0} does not hold a token: it must be one line of visible ASCII characters")]
+    Token(String),
+    /// The transport refused.
+    #[error("cannot reach the controller: {}", causes(.0))]
+    Transport(#[from] tonic::transport::Error),
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let rest = std::iter::successors(error.source(), |error| error.source());
+    let all: Vec<String> = std::iter::once(error.to_string())
+        .chain(rest.map(ToString::to_string))
+        .collect();
+    all.join(": ")
+}
+
+impl Controller {
+    /// Checks URL and credentials against each other.
+    ///
+    /// # Errors
+    /// A scheme other than `http`, `https` and `unix`; `https` without authorities; a token over plain `http` to
+    /// another host.
+    pub fn new(url: &str, credentials: Credentials) -> Result<Self, ConnectError> {
+        let refuse = |reason: &str| {
+            Err(ConnectError::Url {
+                url: url.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        let tls = credentials.ca.is_some() || credentials.identity.is_some() || credentials.server_name.is_some();
+        if let Some(path) = url.strip_prefix("unix:") {
+            if !path.starts_with('/') || tls {
+                return refuse("give unix:/absolute/path, without TLS options");
+            }
+        } else {
+            let uri: Uri = match url.parse() {
+                Ok(uri) => uri,
+                Err(_) => return refuse("give http://host:port, https://host:port or unix:/path"),
+            };
+            match (uri.scheme_str(), uri.host()) {
+                (Some("https"), Some(_)) if credentials.ca.is_none() => {
+                    return refuse("https needs the controller's authorities: set --state-ca");
+                }
+                (Some("https"), Some(_)) => {}
+                (Some("http"), Some(_)) if tls => return refuse("TLS options need https"),
+                (Some("http"), Some(host)) if credentials.token.is_some() && !is_loopback(host) => {
+                    return refuse("a token may not travel in the clear: use https");
+                }
+                (Some("http"), Some(_)) => {}
+                _ => return refuse("give http://host:port, https://host:port or unix:/path"),
+            }
+        }
+        Ok(Self {
+            url: url.to_owned(),
+            credentials,
+        })
+    }
+
+    /// The URL as given.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Connects.
+    pub(super) async fn connect(&self) -> Result<(Channel, Option<MetadataValue<Ascii>>), ConnectError> {
+        let mut endpoint = Endpoint::from_shared(self.url.clone())?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
+        if let Some(ca) = &self.credentials.ca {
+            endpoint = endpoint.tls_config(self.tls(ca).await?)?;
+        }
+        let token = match &self.credentials.token {
+            Some(path) => Some(token(path).await?),
+            None => None,
+        };
+        Ok((endpoint.connect().await?, token))
+    }
+
+    async fn tls(&self, ca: &Path) -> Result<ClientTlsConfig, ConnectError> {
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca).await?));
+        if let Some((certificate, key)) = &self.credentials.identity {
+            tls = tls.identity(Identity::from_pem(read(certificate).await?, read(key).await?));
+        }
+        if let Some(name) = &self.credentials.server_name {
+            tls = tls.domain_name(name);
+        }
+        Ok(tls)
+    }
+}
+
+async fn token(path: &Path) -> Result<MetadataValue<Ascii>, ConnectError> {
+    let text = String::from_utf8(read(path).await?).unwrap_or_default();
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(ConnectError::Token(path.display().to_string()));
+    }
+    format!("Bearer {text}")
+        .parse()
+        .map_err(|_| ConnectError::Token(path.display().to_string()))
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    tokio::fs::read(path).await.map_err(|source| ConnectError::File {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(url: &str, credentials: Credentials) -> Result<(), String> {
+        Controller::new(url, credentials).map(drop).map_err(|e| e.to_string())
+    }
+
+    fn token() -> Credentials {
+        Credentials {
+            token: Some("/token".into()),
+            ..Credentials::default()
+        }
+    }
+
+    #[test]
+    fn a_token_stays_off_the_open_network() {
+        assert!(check("http://controller:9100", Credentials::default()).is_ok());
+        assert!(check("http://127.0.0.1:9100", token()).is_ok());
+        assert!(check("http://[::1]:9100", token()).is_ok());
+        assert!(check("unix:/run/kthena.sock", token()).is_ok());
+        assert!(check("http://controller:9100", token()).unwrap_err().contains("https"));
+    }
+
+    #[test]
+    fn a_url_that_cannot_work_says_what_would() {
+        for url in ["controller:9100", "ftp://a:1", "", "unix:relative"] {
+            assert!(
+                check(url, Credentials::default()).unwrap_err().contains("unix:/"),
+                "{url}"
+            );
+        }
+        let without_ca = check("https://controller:9100", Credentials::default());
+        assert!(without_ca.unwrap_err().contains("--state-ca"));
+        let ca = Credentials {
+            ca: Some("/ca.pem".into()),
+            ..Credentials::default()
+        };
+        assert!(check("https://controller:9100", ca.clone()).is_ok());
+        assert!(check("http://controller:9100", ca).is_err());
+    }
+}
