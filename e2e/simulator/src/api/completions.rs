@@ -20,7 +20,7 @@ pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json
         "id": format!("cmpl-{}", heading.id), "object": "text_completion", "created": heading.created,
         "model": heading.model.as_str(), "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
         "service_tier": NULL, "system_fingerprint": FINGERPRINT, "usage": usage.plain(heading),
-        "kv_transfer_params": NULL,
+        "kv_transfer_params": NULL, "ec_transfer_params": NULL, "metrics": NULL,
     }
 }
 

@@ -28,8 +28,7 @@ pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json
     object! {
         "id": format!("chatcmpl-{}", heading.id), "type": "message", "role": "assistant",
         "content": vec![object! {"type": "text", "text": text}], "model": heading.model.as_str(),
-        "stop_reason": choices.first().map(|choice| stop_reason(choice.finish)), "stop_sequence": NULL,
-        "usage": usage_of(heading, usage),
+        "stop_reason": choices.first().map(|choice| stop_reason(choice.finish)), "usage": usage_of(heading, usage),
     }
 }
 
@@ -61,7 +60,7 @@ impl StreamForm for Stream {
             &object! {"type": "message_start", "message": message},
         );
         let block = object! {"type": "text", "text": ""};
-        let start = object! {"type": "content_block_start", "index": 0u32, "content_block": block};
+        let start = object! {"type": "content_block_start", "content_block": block, "index": 0u32};
         push_event(out, "content_block_start", &start);
     }
 
@@ -70,7 +69,7 @@ impl StreamForm for Stream {
         // Writing to a string cannot fail.
         let _ = write!(
             out,
-            r#"{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"{}"}}}}"#,
+            r#"{{"type":"content_block_delta","delta":{{"type":"text_delta","text":"{}"}},"index":0}}"#,
             word.text
         );
         out.push_str("\n\n");
@@ -84,7 +83,7 @@ impl StreamForm for Stream {
             &object! {"type": "content_block_stop", "index": 0u32},
         );
         let delta = object! {
-            "type": "message_delta", "delta": object! {"stop_reason": stop_reason(self.finish), "stop_sequence": NULL},
+            "type": "message_delta", "delta": object! {"stop_reason": stop_reason(self.finish)},
             "usage": usage_of(&self.heading, usage),
         };
         push_event(out, "message_delta", &delta);

@@ -39,6 +39,8 @@ pub(crate) struct Heading {
     pub(crate) created: u64,
     /// As the client named it.
     pub(crate) model: String,
+    /// Most tokens that the answer may have.
+    pub(crate) limit: u32,
     /// Whether usage says how many prompt tokens were cached.
     pub(crate) details: bool,
 }

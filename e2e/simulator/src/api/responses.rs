@@ -15,34 +15,37 @@ fn status(finish: FinishReason) -> (&'static str, Json) {
 }
 
 fn part(text: &str) -> Json {
-    object! {"type": "output_text", "text": text, "annotations": Vec::<Json>::new(), "logprobs": NULL}
+    object! {"annotations": Vec::<Json>::new(), "text": text, "type": "output_text", "logprobs": NULL}
 }
 
 fn item(heading: &Heading, status: &str, content: Vec<Json>) -> Json {
     object! {
-        "id": format!("msg_{}", heading.id), "type": "message", "role": "assistant", "status": status,
-        "content": content,
+        "id": format!("msg_{}", heading.id), "content": content, "role": "assistant", "status": status,
+        "type": "message",
+    }
+}
+
+fn usage_of(heading: &Heading, usage: Usage) -> Json {
+    let cached = if heading.details { usage.cached } else { 0 };
+    object! {
+        "input_tokens": usage.prompt, "input_tokens_details": object! {"cached_tokens": cached},
+        "output_tokens": usage.completion, "output_tokens_details": object! {"reasoning_tokens": 0u32},
+        "total_tokens": usage.prompt + usage.completion,
     }
 }
 
 /// The response object; `finish` is not there while it is under way.
 fn response(heading: &Heading, output: Vec<Json>, finish: Option<FinishReason>, usage: Option<Usage>) -> Json {
     let (status, incomplete) = finish.map_or(("in_progress", NULL), status);
-    let usage = usage.map(|usage| {
-        object! {
-            "input_tokens": usage.prompt, "output_tokens": usage.completion,
-            "total_tokens": usage.prompt + usage.completion,
-            "input_tokens_details": object! {"cached_tokens": if heading.details { usage.cached } else { 0 }},
-            "output_tokens_details": object! {"reasoning_tokens": 0u32},
-        }
-    });
     object! {
-        "id": format!("resp_{}", heading.id), "object": "response", "created_at": heading.created,
-        "model": heading.model.as_str(), "status": status, "incomplete_details": incomplete, "output": output, "usage": usage,
-        "instructions": NULL, "metadata": NULL, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto",
-        "tools": Vec::<Json>::new(), "top_p": 1.0, "background": false, "max_output_tokens": NULL, "max_tool_calls": NULL,
-        "previous_response_id": NULL, "prompt": NULL, "reasoning": NULL, "service_tier": "auto", "text": NULL,
-        "top_logprobs": NULL, "truncation": "disabled", "user": NULL,
+        "id": format!("resp_{}", heading.id), "created_at": heading.created, "incomplete_details": incomplete,
+        "instructions": NULL, "metadata": NULL, "model": heading.model.as_str(), "object": "response",
+        "output": output, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto",
+        "tools": Vec::<Json>::new(), "top_p": 1.0, "background": false, "max_output_tokens": heading.limit,
+        "max_tool_calls": NULL, "previous_response_id": NULL, "prompt": NULL, "reasoning": NULL,
+        "service_tier": "auto", "status": status, "text": NULL, "top_logprobs": NULL, "truncation": "disabled",
+        "usage": usage.map(|usage| usage_of(heading, usage)), "user": NULL, "input_messages": NULL,
+        "output_messages": NULL,
     }
 }
 
@@ -132,10 +135,6 @@ impl StreamForm for Stream {
             object! {"output_index": 0u32, "item": item.clone()},
         );
         let response = response(&self.heading, vec![item], Some(self.finish), Some(usage));
-        let name = match self.finish {
-            FinishReason::Stop => "response.completed",
-            FinishReason::Length => "response.incomplete",
-        };
-        self.push(out, name, object! {"response": response});
+        self.push(out, "response.completed", object! {"response": response});
     }
 }

@@ -182,6 +182,10 @@ fn whoever_came_last_makes_room_and_says_the_same_words_later() {
     let second = submit(&mut engine, ms(0), &tokens(2, 8), 12);
     let log = run(&mut engine);
     assert!(engine.stats().preemptions > 0);
+    assert_eq!(
+        engine.stats().request_preemptions.sum(),
+        engine.stats().preemptions as f64
+    );
     assert!(finished_at(&log, first) < finished_at(&log, second));
     let counts: Vec<u32> = log
         .iter()
@@ -336,9 +340,14 @@ fn check(engine: &Engine) {
             engine.running.contains(id) || sequence.blocks.is_empty(),
             "the queue holds no blocks"
         );
-        assert!(sequence.blocks.len() as u32 * engine.config.block_size >= sequence.computed);
         for block in &sequence.blocks {
             *holders.entry(*block).or_default() += 1;
+        }
+    }
+    for (id, tokens) in engine.step.iter().flat_map(|step| &step.work) {
+        if let Some(sequence) = engine.sequences.get(id) {
+            let held = sequence.blocks.len() as u32 * engine.config.block_size;
+            assert!(held >= sequence.computed + tokens, "what is being computed has a place");
         }
     }
     assert_eq!(

@@ -174,6 +174,7 @@ async fn generate(endpoint: &Arc<Endpoint>, context: &Context, mut ask: Ask) -> 
         id: context.next_id(),
         created: unix_seconds(SystemTime::now()),
         model: ask.model.clone(),
+        limit: ask.submissions.first().map_or(0, |submission| submission.tokens),
         details: endpoint.server.prompt_tokens_details,
     };
     let form = ask.stream.then(|| api::streamed(&ask, &heading));
