@@ -5,6 +5,7 @@
 //! What must hold: the events depend on the bytes alone, never on how they were cut, except that text arrives in pieces.
 //! It fails at the first byte that no valid continuation could follow; after an error it must not be fed again.
 
+mod bits;
 mod number;
 mod scan;
 mod string;

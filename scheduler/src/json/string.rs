@@ -1,5 +1,12 @@
 //! Strings: runs of plain bytes, and escapes that any cut may split.
+//!
+//! Three ways to read, by what the text is like. Long plain runs go to the visitor where they lie, found by vector
+//! search. Where escapes are dense, runs and what the escapes stand for are gathered in a buffer, word by word and
+//! almost without branches. Escapes that are split by a cut, of surrogates, or wrong, go byte by byte.
 
+use std::ops::Range;
+
+use super::bits::{self, BLOCK};
 use super::scan::{JsonScan, State, malformed};
 use super::{Kind, Visit, Want};
 
@@ -24,6 +31,20 @@ const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
 const EXPECTED_CHARACTER: &str = "a character (control characters must be escaped)";
 
+/// Bytes copied at once: a run is copied in such pieces, the last of which may carry bytes that do not count.
+const PIECE: usize = 16;
+
+/// What a step of gathering must see: its block, and the end of an escape or a piece that begins in it.
+const WINDOW: usize = BLOCK + PIECE;
+
+/// Decoded bytes gathered before the visitor gets them, and room for what one more step may write.
+const GATHERED: usize = 512;
+const BUFFER: usize = GATHERED + 2 * WINDOW;
+
+/// Runs shorter than this, so many in a row, make gathering worth its while.
+const SHORT_RUN: usize = 48;
+const SHORT_RUNS: u32 = 3;
+
 impl JsonScan {
     /// Reads a string from `pos` on, as far as it goes; its opening quote has been read. Returns the position after it.
     pub(super) fn string<V: Visit>(
@@ -33,31 +54,94 @@ impl JsonScan {
         mut pos: usize,
         visitor: &mut V,
     ) -> Result<usize, V::Error> {
-        while pos < bytes.len() {
+        let mut short_runs = 0;
+        let mut run_start = pos;
+        while let Some(&byte) = bytes.get(pos) {
             if self.escape != Escape::None {
-                pos = self.escape(bytes[pos], pos, visitor)?;
+                pos = self.escape(byte, pos, visitor)?;
+                run_start = pos;
                 continue;
             }
-            let rest = &bytes[pos..];
-            let run = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
-            if let Some(index) = run.iter().position(|byte| *byte < 0x20) {
-                return Err(malformed(self.base + (pos + index) as u64, EXPECTED_CHARACTER).into());
-            }
-            self.emit(run, visitor);
-            pos += run.len();
-            match bytes.get(pos) {
-                None => return Ok(pos),
-                Some(b'"') => {
+            match byte {
+                b'"' => {
                     self.string_ended(key, pos + 1, visitor)?;
                     return Ok(pos + 1);
                 }
-                Some(_) => {
-                    self.escape = Escape::Start;
-                    pos += 1;
+                b'\\' => {
+                    short_runs = if pos - run_start < SHORT_RUN { short_runs + 1 } else { 0 };
+                    run_start = pos;
+                    if short_runs >= SHORT_RUNS {
+                        pos = self.gather(bytes, pos, visitor);
+                    }
+                    if pos == run_start {
+                        self.escape = Escape::Start;
+                        pos += 1;
+                    }
+                    run_start = pos;
                 }
+                _ => pos = self.run(bytes, pos, visitor)?,
             }
         }
         Ok(pos)
+    }
+
+    /// Reads plain bytes up to a quote, a `\` or the end.
+    #[inline]
+    fn run<V: Visit>(&mut self, bytes: &[u8], pos: usize, visitor: &mut V) -> Result<usize, V::Error> {
+        let rest = &bytes[pos..];
+        let run = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
+        // The least byte alone is a loop that becomes vector code; where it is, is asked for only if it matters.
+        if run.iter().fold(u8::MAX, |least, byte| least.min(*byte)) < 0x20 {
+            let index = run.iter().take_while(|byte| **byte >= 0x20).count();
+            return Err(malformed(self.base + (pos + index) as u64, EXPECTED_CHARACTER).into());
+        }
+        self.emit(run, visitor);
+        Ok(pos + run.len())
+    }
+
+    /// Reads escapes and the runs between them. Stops, without an error, at what it leaves to the others: a long run, the
+    /// end of the string or of the bytes and the run before it, an escape that is wrong or needs more care. Returns the
+    /// position it came to.
+    fn gather<V: Visit>(&self, bytes: &[u8], start: usize, visitor: &mut V) -> usize {
+        let mut buffer = [0u8; BUFFER];
+        let mut filled = 0;
+        let mut run_start = start;
+        let mut base = start;
+        // Blocks follow each other at a fixed distance, whatever they hold, so that the masks of the next ones can be
+        // worked out while this one is decoded.
+        let mut escaped = 0;
+        while let Some(block) = bytes
+            .get(base..base + WINDOW)
+            .and_then(|window| window.first_chunk::<BLOCK>())
+        {
+            let backslashes = bits::mask(block, |byte| byte == b'\\');
+            let stops = bits::mask(block, |byte| byte == b'"' || byte < 0x20);
+            let second = escaped;
+            let starts = bits::escape_starts(backslashes, &mut escaped);
+            let stops = stops & !(starts << 1 | second);
+            let starts = starts & bits::below_lowest(stops);
+            let mut understood = true;
+            for at in bits::positions(starts) {
+                let at = base + at;
+                copy_run(bytes, run_start..at, &mut buffer, &mut filled);
+                run_start = at;
+                let Some(length) = unescape(bytes, at, &mut buffer, &mut filled) else {
+                    understood = false;
+                    break;
+                };
+                run_start += length;
+            }
+            if starts == 0 || stops != 0 || !understood {
+                break;
+            }
+            if filled >= GATHERED {
+                self.emit(&buffer[..filled], visitor);
+                filled = 0;
+            }
+            base += BLOCK;
+        }
+        self.emit(&buffer[..filled], visitor);
+        run_start
     }
 
     #[inline]
@@ -72,7 +156,7 @@ impl JsonScan {
 
     #[inline]
     fn emit<V: Visit>(&self, piece: &[u8], visitor: &mut V) {
-        if self.want != Want::End {
+        if self.want != Want::End && !piece.is_empty() {
             visitor.text(piece);
         }
     }
@@ -90,7 +174,10 @@ impl JsonScan {
                 }
             }
             Escape::Start => {
-                let plain = plain_escape(byte).ok_or_else(|| fault("one of `\"\\/bfnrtu` after `\\`"))?;
+                let plain = PLAIN_ESCAPES[usize::from(byte)];
+                if plain == 0 {
+                    return Err(fault("one of `\"\\/bfnrtu` after `\\`").into());
+                }
                 self.escape = Escape::None;
                 self.emit(&[plain], visitor);
             }
@@ -154,16 +241,73 @@ impl JsonScan {
     }
 }
 
-/// What the one-letter escapes stand for.
+/// Copies a run in whole pieces; a piece behind its end must be there.
 #[inline]
-fn plain_escape(byte: u8) -> Option<u8> {
-    Some(match byte {
-        b'"' | b'\\' | b'/' => byte,
-        b'b' => 0x08,
-        b'f' => 0x0C,
-        b'n' => b'\n',
-        b'r' => b'\r',
-        b't' => b'\t',
-        _ => return None,
-    })
+fn copy_run(bytes: &[u8], run: Range<usize>, buffer: &mut [u8; BUFFER], filled: &mut usize) {
+    let mut from = run.start;
+    let mut to = *filled;
+    loop {
+        let source = bytes
+            .get(from..from + PIECE)
+            .and_then(|piece| piece.first_chunk::<PIECE>());
+        let target = buffer
+            .get_mut(to..to + PIECE)
+            .and_then(|piece| piece.first_chunk_mut::<PIECE>());
+        let (Some(source), Some(target)) = (source, target) else {
+            break;
+        };
+        *target = *source;
+        from += PIECE;
+        to += PIECE;
+        if from >= run.end {
+            break;
+        }
+    }
+    *filled += run.len();
 }
+
+/// Decodes the escape at `at`. Returns its length; `None` for a surrogate, which may need another one, and a wrong escape.
+#[inline]
+fn unescape(bytes: &[u8], at: usize, buffer: &mut [u8; BUFFER], filled: &mut usize) -> Option<usize> {
+    let escape = bytes.get(at..at + 6)?.first_chunk::<6>()?;
+    let decoded = PLAIN_ESCAPES[usize::from(escape[1])];
+    if decoded != 0 {
+        *buffer.get_mut(*filled)? = decoded;
+        *filled += 1;
+        return Some(2);
+    }
+    let [_, b'u', digits @ ..] = escape else { return None };
+    let [a, b, c, d] = digits.map(|digit| u32::from(HEX_DIGITS[usize::from(digit)]));
+    if (a | b | c | d) > 0xF {
+        return None;
+    }
+    let character = char::from_u32(a << 12 | b << 8 | c << 4 | d)?;
+    *filled += character.encode_utf8(buffer.get_mut(*filled..*filled + 4)?).len();
+    Some(6)
+}
+
+/// What the one-letter escapes stand for; 0 for every other byte.
+static PLAIN_ESCAPES: [u8; 256] = {
+    let mut table = [0; 256];
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table[b'/' as usize] = b'/';
+    table[b'b' as usize] = 0x08;
+    table[b'f' as usize] = 0x0C;
+    table[b'n' as usize] = b'\n';
+    table[b'r' as usize] = b'\r';
+    table[b't' as usize] = b'\t';
+    table
+};
+
+/// The values of hexadecimal digits; above 15 for every other byte.
+static HEX_DIGITS: [u8; 256] = {
+    let mut table = [0xFF; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        table[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        table[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    table
+};

@@ -16,7 +16,7 @@
 //! Within them every string value goes into the stream, decoded, behind the byte 0xFF: text, roles, names, and also the
 //! URL or the data of an image, which decides what the cache holds as much as text does. Within `tools` and `functions`,
 //! and below `tool_calls`, `function_call`, `input`, `arguments` inside a message, the rest of the structure counts too:
-//! keys behind 0xFE, and numbers, `true`, `false`, `null` as they are spelled behind 0xFD. A list of token ids is 0xFC and
+//! keys behind 0xFE, and numbers, `true`, `false`, `null` as they are spelled behind 0xFD. Token ids in a row are 0xFC and
 //! each id as four little-endian bytes. None of these bytes occurs in UTF-8, so borders between values count.
 //!
 //! Not in the stream: outside of tools the value of `type`, and everywhere all of `cache_control`. The first only says

@@ -103,7 +103,7 @@ struct PromptReader {
     token_ids: Option<u64>,
     /// Text or ids were found in an essential field.
     found: bool,
-    /// The separator of the list of ids at hand has been written.
+    /// The last thing read was an id of the list at hand, behind its separator.
     ids_open: bool,
     /// What the last key said.
     key: InnerKey,
@@ -249,6 +249,7 @@ impl Reader {
             return Ok(Want::End);
         }
         let structured = field.structured || self.prompt.structured_at.is_some();
+        self.prompt.ids_open &= kind == Kind::Number;
         match kind {
             Kind::String => {
                 self.sink = Sink::Chain {
@@ -269,7 +270,7 @@ impl Reader {
             Kind::True if structured => self.prompt.scalar(b"true"),
             Kind::False if structured => self.prompt.scalar(b"false"),
             Kind::Null if structured => self.prompt.scalar(b"null"),
-            Kind::Array => self.prompt.ids_open = false,
+            Kind::Array | Kind::Object => self.prompt.key = InnerKey::Plain,
             _ => {}
         }
         Ok(Want::End)
@@ -299,6 +300,7 @@ impl Reader {
                 }
             }
         }
+        self.prompt.ids_open &= kind == Kind::Number;
         self.prompt.value_ended(at.depth);
         Ok(())
     }
