@@ -1,1 +1,9 @@
 //! The ext_proc server: Envoy asks it where each request goes.
+//!
+//! What must always hold: decisions are the core's (`kthena_scheduler`); here is only what touches the world: sockets,
+//! the clock, the controller's stream, metrics and traces. `envoy-types` is known to `wire` alone. Every wait has a
+//! deadline, and everything that grows has a bound that is a setting.
+
+pub mod state;
+pub mod stream;
+pub mod wire;

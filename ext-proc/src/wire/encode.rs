@@ -1,0 +1,317 @@
+//! Envoy's replies.
+//!
+//! What must always hold: a message gets the reply that its body mode expects and no other; what a client sent under the
+//! name of a control header goes no further; pieces in full duplex stay below 64 KiB.
+
+use std::collections::VecDeque;
+
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+};
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::{
+    ProcessingMode, processing_mode::HeaderSendMode,
+};
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse, ProcessingResponse,
+    StreamedBodyResponse, TrailersResponse, body_mutation::Mutation, processing_response::Response,
+};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+
+use kthena_scheduler::exchange::{CONTROL_HEADERS, Header, LocalReply, header};
+
+/// Envoy refuses pieces of 64 KiB and more in full duplex.
+const LARGEST_PIECE: usize = 62_000;
+
+/// The replies that wait to be sent, in order.
+#[derive(Debug, Default)]
+pub struct Replies(VecDeque<ProcessingResponse>);
+
+/// How a request goes on.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Headers to set.
+    pub headers: Vec<Header>,
+    /// The body in place of the buffered one.
+    pub body: Option<Vec<u8>>,
+    /// Whether the route must be matched again.
+    pub reroute: bool,
+    /// The destination list, for the load balancer.
+    pub destinations: Option<String>,
+    /// Facts for the access log.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+/// Which of Envoy's messages a reply answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// The head of the request.
+    RequestHeaders,
+    /// The buffered body of the request.
+    RequestBody,
+}
+
+/// One direction of a full-duplex or streamed body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Towards the model server.
+    Request,
+    /// Towards the client.
+    Response,
+}
+
+// === impl Replies ===
+
+impl Replies {
+    /// The next to send.
+    pub fn pop(&mut self) -> Option<ProcessingResponse> {
+        self.0.pop_front()
+    }
+
+    /// The head goes on as it is, the body is awaited.
+    pub fn continue_headers(&mut self) {
+        self.push(Response::RequestHeaders(HeadersResponse::default()), None);
+    }
+
+    /// The buffered body goes on as it is.
+    pub fn continue_body(&mut self) {
+        self.push(Response::RequestBody(BodyResponse::default()), None);
+    }
+
+    /// The request goes on, changed.
+    pub fn change(&mut self, to: To, change: Change) {
+        let set_headers = set(change.headers);
+        let common = CommonResponse {
+            header_mutation: Some(HeaderMutation {
+                remove_headers: removed(&set_headers),
+                set_headers,
+            }),
+            body_mutation: change.body.map(|bytes| BodyMutation {
+                mutation: Some(Mutation::Body(bytes)),
+            }),
+            clear_route_cache: change.reroute,
+            ..CommonResponse::default()
+        };
+        let response = match to {
+            To::RequestHeaders => Response::RequestHeaders(HeadersResponse { response: Some(common) }),
+            To::RequestBody => Response::RequestBody(BodyResponse { response: Some(common) }),
+        };
+        self.push(response, metadata(change.destinations, change.facts));
+    }
+
+    /// The request is not ours: only control headers are removed. Its body need not come to us, where Envoy is
+    /// configured to listen to that.
+    pub fn pass(&mut self, reroute: bool) {
+        self.change(
+            To::RequestHeaders,
+            Change {
+                reroute,
+                ..Change::default()
+            },
+        );
+        if let Some(reply) = self.0.back_mut() {
+            reply.mode_override = Some(ProcessingMode {
+                response_header_mode: HeaderSendMode::Skip as i32,
+                request_trailer_mode: HeaderSendMode::Skip as i32,
+                response_trailer_mode: HeaderSendMode::Skip as i32,
+                ..ProcessingMode::default()
+            });
+        }
+    }
+
+    /// Bytes that go on in full duplex, cut into pieces that Envoy takes.
+    pub fn stream(&mut self, direction: Direction, bytes: &[u8], end: bool) {
+        let mut chunks = bytes.chunks(LARGEST_PIECE).peekable();
+        if chunks.peek().is_none() {
+            return self.piece(direction, Vec::new(), end);
+        }
+        while let Some(chunk) = chunks.next() {
+            self.piece(direction, chunk.to_vec(), end && chunks.peek().is_none());
+        }
+    }
+
+    fn piece(&mut self, direction: Direction, body: Vec<u8>, end_of_stream: bool) {
+        let streamed = StreamedBodyResponse {
+            body,
+            end_of_stream,
+            ..StreamedBodyResponse::default()
+        };
+        self.body(direction, Some(Mutation::StreamedResponse(streamed)));
+    }
+
+    /// The answer to one chunk in streamed mode; `None` lets it go on as it is.
+    pub fn chunk(&mut self, replaced: Option<Vec<u8>>) {
+        self.body(Direction::Response, replaced.map(Mutation::Body));
+    }
+
+    fn body(&mut self, direction: Direction, mutation: Option<Mutation>) {
+        let response = mutation.map(|mutation| CommonResponse {
+            body_mutation: Some(BodyMutation {
+                mutation: Some(mutation),
+            }),
+            ..CommonResponse::default()
+        });
+        let body = BodyResponse { response };
+        self.push(
+            match direction {
+                Direction::Request => Response::RequestBody(body),
+                Direction::Response => Response::ResponseBody(body),
+            },
+            None,
+        );
+    }
+
+    /// Trailers go on as they are.
+    pub fn trailers(&mut self, direction: Direction) {
+        let trailers = TrailersResponse::default();
+        self.push(
+            match direction {
+                Direction::Request => Response::RequestTrailers(trailers),
+                Direction::Response => Response::ResponseTrailers(trailers),
+            },
+            None,
+        );
+    }
+
+    /// The answer's head goes on with these headers set.
+    pub fn response_headers(&mut self, headers: Vec<Header>) {
+        let response = (!headers.is_empty()).then(|| CommonResponse {
+            header_mutation: Some(HeaderMutation {
+                set_headers: set(headers),
+                ..HeaderMutation::default()
+            }),
+            ..CommonResponse::default()
+        });
+        self.push(Response::ResponseHeaders(HeadersResponse { response }), None);
+    }
+
+    /// The request ends with this answer.
+    pub fn respond(&mut self, reply: LocalReply, facts: Vec<(&'static str, String)>) {
+        let json = Header {
+            name: "content-type",
+            value: "application/json".to_owned(),
+        };
+        let immediate = ImmediateResponse {
+            status: Some(HttpStatus {
+                code: i32::from(reply.status),
+            }),
+            headers: Some(HeaderMutation {
+                set_headers: set(std::iter::once(json).chain(reply.headers)),
+                ..HeaderMutation::default()
+            }),
+            body: reply.body,
+            details: format!("kthena_{}", reply.details),
+            ..ImmediateResponse::default()
+        };
+        self.push(Response::ImmediateResponse(immediate), metadata(None, facts));
+    }
+
+    fn push(&mut self, response: Response, dynamic_metadata: Option<Struct>) {
+        self.0.push_back(ProcessingResponse {
+            response: Some(response),
+            dynamic_metadata,
+            ..ProcessingResponse::default()
+        });
+    }
+}
+
+fn set(headers: impl IntoIterator<Item = Header>) -> Vec<HeaderValueOption> {
+    let option = |Header { name, value }| HeaderValueOption {
+        header: Some(HeaderValue {
+            key: name.to_owned(),
+            raw_value: value.into_bytes(),
+            ..HeaderValue::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        ..HeaderValueOption::default()
+    };
+    headers.into_iter().map(option).collect()
+}
+
+/// Control headers that a client may have sent and that we do not set.
+fn removed(set: &[HeaderValueOption]) -> Vec<String> {
+    let is_set = |name: &str| {
+        set.iter()
+            .any(|option| option.header.as_ref().is_some_and(|h| h.key == name))
+    };
+    CONTROL_HEADERS
+        .iter()
+        .filter(|name| !is_set(name))
+        .map(|name| (*name).to_owned())
+        .collect()
+}
+
+fn strings(fields: impl IntoIterator<Item = (&'static str, String)>) -> Value {
+    let value = |text| Value {
+        kind: Some(Kind::StringValue(text)),
+    };
+    let fields = fields
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), value(text)))
+        .collect();
+    Value {
+        kind: Some(Kind::StructValue(Struct { fields })),
+    }
+}
+
+/// Dynamic metadata: the destination list where the load balancer reads it, our own facts beside it.
+fn metadata(destinations: Option<String>, facts: Vec<(&'static str, String)>) -> Option<Struct> {
+    let lb = destinations.map(|list| ("envoy.lb".to_owned(), strings([(header::DESTINATION, list)])));
+    let ours = (!facts.is_empty()).then(|| ("kthena".to_owned(), strings(facts)));
+    let fields: std::collections::HashMap<_, _> = lb.into_iter().chain(ours).collect();
+    (!fields.is_empty()).then_some(Struct { fields })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bodies(replies: &mut Replies) -> Vec<(usize, bool)> {
+        std::iter::from_fn(|| replies.pop())
+            .filter_map(|reply| match reply.response? {
+                Response::RequestBody(body) => match body.response?.body_mutation?.mutation? {
+                    Mutation::StreamedResponse(piece) => Some((piece.body.len(), piece.end_of_stream)),
+                    _ => None,
+                },
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn full_duplex_bodies_go_in_pieces_and_end_once() {
+        let mut replies = Replies::default();
+        replies.stream(Direction::Request, &vec![b'x'; 2 * LARGEST_PIECE + 1], true);
+        assert_eq!(
+            bodies(&mut replies),
+            [(LARGEST_PIECE, false), (LARGEST_PIECE, false), (1, true)]
+        );
+        replies.stream(Direction::Request, b"", true);
+        assert_eq!(bodies(&mut replies), [(0, true)]);
+    }
+
+    #[test]
+    fn a_control_header_is_set_or_removed_never_left() {
+        let mut replies = Replies::default();
+        let cluster = Header {
+            name: header::CLUSTER,
+            value: "c".into(),
+        };
+        replies.change(
+            To::RequestHeaders,
+            Change {
+                headers: vec![cluster],
+                ..Change::default()
+            },
+        );
+        let Some(Response::RequestHeaders(headers)) = replies.pop().and_then(|r| r.response) else {
+            panic!()
+        };
+        let mutation = headers.response.unwrap().header_mutation.unwrap();
+        assert_eq!(
+            mutation.set_headers.len() + mutation.remove_headers.len(),
+            CONTROL_HEADERS.len()
+        );
+        assert!(!mutation.remove_headers.iter().any(|name| name == header::CLUSTER));
+    }
+}
