@@ -4,6 +4,8 @@
 //! the clock, the controller's stream, metrics and traces. `envoy-types` is known to `wire` alone. Every wait has a
 //! deadline, and everything that grows has a bound that is a setting.
 
+pub mod access_log;
+pub mod metrics;
 pub mod state;
 pub mod stream;
 pub mod wire;

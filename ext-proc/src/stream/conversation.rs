@@ -11,6 +11,7 @@ use kthena_scheduler::exchange::{
 use kthena_scheduler::lease::Relocation;
 use kthena_scheduler::prefix::Key;
 use kthena_scheduler::request::splice;
+use kthena_scheduler::snapshot::EndpointId;
 use kthena_scheduler::time::Time;
 
 use crate::wire::{BodyMode, Change, Direction, Event, Modes, Replies, To};
@@ -22,8 +23,8 @@ pub enum News {
     WakeAt(Time),
     /// The request was dispatched: prefix keys that were new at the picked endpoint.
     Dispatched {
-        /// The endpoint's identity on the wire.
-        endpoint: u64,
+        /// The picked endpoint.
+        endpoint: EndpointId,
         /// The keys, in the prompt's order.
         placed: Vec<Key>,
     },
@@ -49,7 +50,6 @@ pub struct Conversation {
     headers: Vec<Header>,
     /// A client sent a header under a name of ours.
     forged: bool,
-    pub(super) status_seen: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,11 +80,6 @@ impl Conversation {
         self.modes
     }
 
-    /// Whether the answer's head passed through us, so that its status is known here.
-    pub fn saw_response(&self) -> bool {
-        self.status_seen
-    }
-
     /// Adds a fact for the access log, and so for whoever reads it.
     pub fn add_fact(&mut self, name: &'static str, value: String) {
         self.facts.push((name, value));
@@ -112,7 +107,6 @@ impl Conversation {
                 served,
                 end,
             } => {
-                self.status_seen = true;
                 let head = ResponseHead {
                     status,
                     content_type: &content_type,
@@ -360,16 +354,13 @@ impl Conversation {
                 replies.trailers(Direction::Request);
             }
         }
-        let endpoint = self
-            .exchange
-            .record()
-            .selected
-            .as_ref()
-            .map_or(0, |endpoint| endpoint.id.0);
-        news.push(News::Dispatched {
-            endpoint,
-            placed: dispatch.placed,
-        });
+        if let Some(endpoint) = dispatch.stages.first().and_then(|stage| stage.endpoints.first()) {
+            let endpoint = endpoint.id;
+            news.push(News::Dispatched {
+                endpoint,
+                placed: dispatch.placed,
+            });
+        }
     }
 
     /// What the access log says of the decision, under Kthena's names.

@@ -173,7 +173,8 @@ impl Replies {
         );
     }
 
-    /// The answer's head goes on with these headers set.
+    /// The answer's head goes on with these headers set. From here on the stream knows the status and counts the
+    /// request: the access log is told not to.
     pub fn response_headers(&mut self, headers: Vec<Header>) {
         let response = (!headers.is_empty()).then(|| CommonResponse {
             header_mutation: Some(HeaderMutation {
@@ -182,7 +183,10 @@ impl Replies {
             }),
             ..CommonResponse::default()
         });
-        self.push(Response::ResponseHeaders(HeadersResponse { response }), None);
+        self.push(
+            Response::ResponseHeaders(HeadersResponse { response }),
+            metadata(None, vec![counted()]),
+        );
     }
 
     /// The request ends with this answer.
@@ -203,6 +207,7 @@ impl Replies {
             details: format!("kthena_{}", reply.details),
             ..ImmediateResponse::default()
         };
+        let facts = facts.into_iter().chain([counted()]).collect();
         self.push(Response::ImmediateResponse(immediate), metadata(None, facts));
     }
 
@@ -213,6 +218,11 @@ impl Replies {
             ..ProcessingResponse::default()
         });
     }
+}
+
+/// Tells the access log that the stream counts the request.
+fn counted() -> (&'static str, String) {
+    ("counted", "stream".to_owned())
 }
 
 fn set(headers: impl IntoIterator<Item = Header>) -> Vec<HeaderValueOption> {
