@@ -5,7 +5,7 @@
 //! told and its lease is settled or handed to the access log. A request that waits for state is held by not answering;
 //! it is woken by new state or by its deadline, and goes with its client.
 
-mod conversation;
+pub mod conversation;
 #[cfg(test)]
 mod stories;
 
