@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod folder;
+mod manifest;
 mod object;
 
 pub use object::{Kind, Object, ObjectKey};
