@@ -12,12 +12,26 @@ use serde_json::Value;
 
 /// Crate, the crates of ours it may use, and the libraries that must never be in its tree.
 const ARROWS: [(&str, &[&str], &[&str]); 6] = [
-    ("kthena-scheduler", &[], &["tokio", "kube", "tonic", "rand", "getrandom", "futures"]),
+    (
+        "kthena-scheduler",
+        &[],
+        &["tokio", "kube", "tonic", "rand", "getrandom", "futures"],
+    ),
     ("kthena-gateway-api", &[], &["tokio", "tonic"]),
     ("kthena-ext-proc", &["kthena-scheduler"], &["kube"]),
     ("kthena-controller", &["kthena-scheduler", "kthena-gateway-api"], &[]),
     ("kthena-simulator", &[], &[]),
-    ("kthena-e2e", &["kthena-scheduler", "kthena-gateway-api", "kthena-ext-proc", "kthena-controller", "kthena-simulator"], &[]),
+    (
+        "kthena-e2e",
+        &[
+            "kthena-scheduler",
+            "kthena-gateway-api",
+            "kthena-ext-proc",
+            "kthena-controller",
+            "kthena-simulator",
+        ],
+        &[],
+    ),
 ];
 
 /// A file above this has more than one idea in it.
@@ -29,7 +43,11 @@ fn root() -> PathBuf {
 
 fn cargo(args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(env!("CARGO")).args(args).current_dir(root()).output()?;
-    anyhow::ensure!(output.status.success(), "cargo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(
+        output.status.success(),
+        "cargo {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8(output.stdout)?)
 }
 
@@ -68,7 +86,16 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 }
 
 fn crate_folders() -> Vec<PathBuf> {
-    ["scheduler", "gateway-api", "ext-proc", "controller", "e2e", "e2e/simulator"].map(|name| root().join(name)).into()
+    [
+        "scheduler",
+        "gateway-api",
+        "ext-proc",
+        "controller",
+        "e2e",
+        "e2e/simulator",
+    ]
+    .map(|name| root().join(name))
+    .into()
 }
 
 fn is_generated(text: &str) -> bool {
@@ -84,7 +111,11 @@ fn no_file_has_outgrown_its_idea() -> anyhow::Result<()> {
         for file in files {
             let text = std::fs::read_to_string(&file)?;
             let lines = text.lines().count();
-            assert!(is_generated(&text) || lines <= LONGEST_FILE, "{} has {lines} lines", file.display());
+            assert!(
+                is_generated(&text) || lines <= LONGEST_FILE,
+                "{} has {lines} lines",
+                file.display()
+            );
             assert!(
                 is_generated(&text) || text.starts_with("//!") || text.starts_with("// SPDX"),
                 "{} does not say why it exists",
@@ -98,7 +129,10 @@ fn no_file_has_outgrown_its_idea() -> anyhow::Result<()> {
 /// `a::b` of `src/a/b.rs` and of `src/a/b/mod.rs`; empty for the crate's root.
 fn module_of(src: &Path, file: &Path) -> String {
     let relative = file.strip_prefix(src).unwrap_or(file).with_extension("");
-    let mut parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let mut parts: Vec<_> = relative
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
     if matches!(parts.last().map(String::as_str), Some("mod" | "lib" | "main")) {
         parts.pop();
     }
@@ -107,7 +141,9 @@ fn module_of(src: &Path, file: &Path) -> String {
 
 /// Expands `a::{b::C, d}` into `a::b::C` and `a::d`.
 fn expand(path: &str) -> Vec<String> {
-    let Some(open) = path.find('{') else { return vec![path.trim().to_owned()] };
+    let Some(open) = path.find('{') else {
+        return vec![path.trim().to_owned()];
+    };
     let (prefix, group) = (path[..open].trim(), path[open + 1..].trim_end().trim_end_matches('}'));
     let (mut depth, mut start, mut all) = (0, 0, Vec::new());
     for (at, c) in group.char_indices().chain([(group.len(), ',')]) {
@@ -115,7 +151,11 @@ fn expand(path: &str) -> Vec<String> {
             '{' => depth += 1,
             '}' => depth -= 1,
             ',' if depth == 0 => {
-                all.extend(expand(group[start..at].trim()).into_iter().map(|rest| format!("{prefix}{rest}")));
+                all.extend(
+                    expand(group[start..at].trim())
+                        .into_iter()
+                        .map(|rest| format!("{prefix}{rest}")),
+                );
                 start = at + 1;
             }
             _ => {}
@@ -127,7 +167,11 @@ fn expand(path: &str) -> Vec<String> {
 /// The modules that a file's code refers to. A parent that only re-exports its children does not depend on them.
 fn references(text: &str, module: &str, modules: &BTreeSet<String>) -> anyhow::Result<BTreeSet<String>> {
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code: String = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let statements = Regex::new(r"(?s)(pub(?:\([a-z]+\))? )?use ([^;]+);")?;
     let inline = Regex::new(r"\b(?:crate|super)(?:::[a-z_0-9]+)+")?;
     let mut paths = Vec::new();
@@ -185,7 +229,9 @@ fn find_cycle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>>
         None
     }
     let mut done = BTreeSet::new();
-    graph.keys().find_map(|start| visit(start, graph, &mut Vec::new(), &mut done))
+    graph
+        .keys()
+        .find_map(|start| visit(start, graph, &mut Vec::new(), &mut done))
 }
 
 #[test]
@@ -194,7 +240,11 @@ fn modules_of_a_crate_form_no_cycle() -> anyhow::Result<()> {
         let src = folder.join("src");
         let mut files = Vec::new();
         sources(&src, &mut files)?;
-        let modules: BTreeSet<_> = files.iter().map(|file| module_of(&src, file)).filter(|m| !m.is_empty()).collect();
+        let modules: BTreeSet<_> = files
+            .iter()
+            .map(|file| module_of(&src, file))
+            .filter(|m| !m.is_empty())
+            .collect();
         let mut graph = BTreeMap::new();
         for file in &files {
             let module = module_of(&src, file);
@@ -205,7 +255,11 @@ fn modules_of_a_crate_form_no_cycle() -> anyhow::Result<()> {
             graph.insert(module.clone(), references(&text, &module, &modules)?);
         }
         if let Some(cycle) = find_cycle(&graph) {
-            panic!("{}: modules use each other in a circle: {}", folder.display(), cycle.join(" -> "));
+            panic!(
+                "{}: modules use each other in a circle: {}",
+                folder.display(),
+                cycle.join(" -> ")
+            );
         }
     }
     Ok(())
@@ -214,7 +268,11 @@ fn modules_of_a_crate_form_no_cycle() -> anyhow::Result<()> {
 #[test]
 fn a_cycle_would_be_found() -> anyhow::Result<()> {
     let modules: BTreeSet<String> = ["a", "a::b", "c"].map(str::to_owned).into();
-    let a = references("use crate::{c::{X, Y}, other};\nfn f() { super::c::g() }", "a", &modules)?;
+    let a = references(
+        "use crate::{c::{X, Y}, other};\nfn f() { super::c::g() }",
+        "a",
+        &modules,
+    )?;
     assert_eq!(a, BTreeSet::from(["c".to_owned()]));
     let c = references("use crate::a::b::Z;\n// use crate::a;", "c", &modules)?;
     assert_eq!(c, BTreeSet::from(["a::b".to_owned()]));

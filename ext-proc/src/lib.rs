@@ -5,6 +5,7 @@
 //! deadline, and everything that grows has a bound that is a setting.
 
 pub mod access_log;
+pub mod envoy_check;
 pub mod metrics;
 pub mod state;
 pub mod stream;

@@ -5,6 +5,7 @@ use kthena_e2e::clusters::{self, Cluster};
 use kthena_e2e::envoy::{self, DOCUMENT};
 use kthena_e2e::noop::Decision;
 use kthena_e2e::scratch::Scratch;
+use kthena_ext_proc::envoy_check;
 use serde_json::Value;
 
 use crate::rig::{LLAMA, QWEN, Rig, named, route, who};
@@ -50,6 +51,23 @@ fn the_cluster_that_the_document_explains_is_the_one_in_the_fixtures() {
 
     let endpoints: Value = serde_json::from_str(ENDPOINTS).unwrap();
     assert_eq!(commented("# --- endpoints\n", None), endpoints["resources"][0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_running_envoy_finds_nothing_in_the_reference_configuration_and_a_change_to_it() {
+    let pod = named("pod").await;
+    let clusters = [Cluster::new(LLAMA, [pod.address()])];
+    let rig = Rig::start(&clusters, Decision::default()).await;
+    assert_eq!(envoy_check::check(&rig.envoy.config_dump().await.unwrap()), []);
+
+    let changed = Rig::start_changed(&clusters, Decision::default(), |configuration| {
+        let listener = envoy::place(configuration, "/static_resources/listeners/0").unwrap();
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["stream_idle_timeout"] = "30s".into();
+    })
+    .await;
+    let findings = envoy_check::check(&changed.envoy.config_dump().await.unwrap());
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].setting, "listener llm, stream_idle_timeout");
 }
 
 #[tokio::test(flavor = "multi_thread")]
