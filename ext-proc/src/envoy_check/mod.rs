@@ -80,7 +80,7 @@ pub fn check(config_dump: &Value) -> Vec<Finding> {
     }
     for cluster in clusters(config_dump) {
         let name = text(&cluster["name"]);
-        if processors.iter().any(|processor| *processor == name) {
+        if processors.contains(&name) {
             apply(&format!("cluster {name}"), cluster, PROCESSOR_CLUSTER, &mut findings);
         } else if name.starts_with("model-server/") {
             apply(&format!("cluster {name}"), cluster, MODEL_CLUSTER, &mut findings);
