@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use kthena_controller::clock::Clock;
+use kthena_controller::compile::EndpointKey;
 use kthena_controller::metrics::Metrics;
-use kthena_controller::observe::{self, Observation, Table};
+use kthena_controller::observe::{Observation, Table};
 use kthena_controller::publish::{Access, Bounds, Hub, Key, MAX_MESSAGE, Resource, Server, Settings, Timeouts};
 use kthena_scheduler::state::proto::{
     Ack, Echo, Endpoint, Endpoints, FromFilter, Hello, InFlight, Load, ModelRoute, Placement, Placements, Refusal,
@@ -443,7 +444,7 @@ async fn what_is_observed_reaches_the_filters_with_its_age() {
     controller.hub.set_config(vec![endpoints(&[1])]);
     let mut filter = Filter::connect(&controller, "a", Vec::new()).await;
     filter.until("state", |f| f.synced).await;
-    let key = observe::Key {
+    let key = EndpointKey {
         uid: "uid-1".into(),
         port: 8000,
     };

@@ -7,14 +7,18 @@
 //! can only spoil what is known of that server.
 
 mod engine;
+mod latency;
+mod link;
 mod parse;
+mod probe;
+mod scrape;
 mod series;
-
 mod sglang;
 mod table;
 mod vllm;
 
 pub use engine::series_of;
 pub use parse::{Reader, Reading, Sums};
+pub use scrape::{Scraper, Settings};
 pub use series::{Field, Series};
-pub use table::{Key, Observation, Table};
+pub use table::{Observation, Table};

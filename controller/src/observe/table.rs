@@ -3,7 +3,7 @@
 //! One writer per row (the endpoint's probe), two readers: compile, which cares for what makes an endpoint another one
 //! (incarnation, models, capacity), and publish, which cares for its load. Each is told of its own changes only.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kthena_scheduler::load::{Latency, Sample};
@@ -11,14 +11,7 @@ use kthena_scheduler::time::Time;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// An endpoint as the source of targets names it: a pod UID and a port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// The pod's UID.
-    pub uid: Arc<str>,
-    /// The port that it serves on.
-    pub port: u32,
-}
+use crate::compile::{EndpointKey, Fact, Facts};
 
 /// What is known of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,25 +22,12 @@ pub struct Observation {
     pub sampled_at: Option<Time>,
     /// The last latency known.
     pub latency: Latency,
-    /// When the interval behind the latency ended.
+    /// When the interval behind the latency ended: the later of the two, where they differ.
     pub latency_at: Time,
-    /// What the engine lists under `/v1/models`, base and adapters, sorted; empty = not known.
-    pub models: Arc<[String]>,
-    /// Tokens its KV cache holds; `None` = not known.
-    pub kv_capacity_tokens: Option<u64>,
-    /// Start of the engine's process, milliseconds since the Unix epoch; 0 = not known.
-    pub incarnation: u64,
+    /// What makes the endpoint, not its load.
+    pub fact: Arc<Fact>,
     /// True after several failures in a row.
     pub down: bool,
-}
-
-impl Observation {
-    /// Whether what makes the endpoint (not its load) is the same in both.
-    fn same_facts(&self, other: &Self) -> bool {
-        self.models == other.models
-            && self.kv_capacity_tokens == other.kv_capacity_tokens
-            && self.incarnation == other.incarnation
-    }
 }
 
 /// The rows, shared by the probes and their readers.
@@ -60,9 +40,9 @@ pub struct Table {
 #[derive(Debug, Default)]
 struct Rows {
     /// `None` = a target whose first scrape has not ended.
-    by_key: HashMap<Key, Option<Observation>>,
+    by_key: BTreeMap<EndpointKey, Option<Observation>>,
     /// Rows whose load changed since publish last asked; true = urgent (it went down or came up).
-    changed: HashMap<Key, bool>,
+    changed: HashMap<EndpointKey, bool>,
 }
 
 // === impl Table ===
@@ -73,33 +53,32 @@ impl Table {
         Arc::new(Self::default())
     }
 
-    /// Returns when an incarnation, a list of models or a capacity has changed, or a target was observed for the first
-    /// time. A change between two calls is not lost.
+    /// Returns when a fact has changed, or a target was observed for the first time. A change between two calls is not
+    /// lost.
     pub async fn facts_changed(&self) {
         self.facts_changed.notified().await;
     }
 
+    /// The facts, and the targets whose first scrape has not ended.
+    pub fn facts(&self) -> (Facts, BTreeSet<EndpointKey>) {
+        let mut facts = Facts::default();
+        let mut pending = BTreeSet::new();
+        for (key, row) in &self.rows.lock().by_key {
+            match row {
+                Some(row) => {
+                    facts.endpoints.insert(key.clone(), Fact::clone(&row.fact));
+                }
+                None => {
+                    pending.insert(key.clone());
+                }
+            }
+        }
+        (facts, pending)
+    }
+
     /// What is known of an endpoint; `None` = no target, or its first scrape has not ended.
-    pub fn get(&self, key: &Key) -> Option<Observation> {
+    pub fn get(&self, key: &EndpointKey) -> Option<Observation> {
         self.rows.lock().by_key.get(key).cloned().flatten()
-    }
-
-    /// All rows, sorted by key.
-    pub fn all(&self) -> Vec<(Key, Option<Observation>)> {
-        let mut all: Vec<_> = self
-            .rows
-            .lock()
-            .by_key
-            .iter()
-            .map(|(key, row)| (key.clone(), row.clone()))
-            .collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
-    }
-
-    /// How many targets still wait for the end of their first scrape.
-    pub fn pending(&self) -> usize {
-        self.rows.lock().by_key.values().filter(|row| row.is_none()).count()
     }
 
     /// How many endpoints are down.
@@ -109,12 +88,12 @@ impl Table {
     }
 
     /// The rows whose load changed since the last call; true = urgent.
-    pub fn take_changed(&self) -> HashMap<Key, bool> {
+    pub fn take_changed(&self) -> HashMap<EndpointKey, bool> {
         std::mem::take(&mut self.rows.lock().changed)
     }
 
     /// Sets which rows there are: new ones are pending, others are kept or dropped.
-    pub fn retain(&self, keys: &HashSet<Key>) {
+    pub fn retain(&self, keys: &HashSet<EndpointKey>) {
         let mut rows = self.rows.lock();
         rows.by_key.retain(|key, _| keys.contains(key));
         rows.changed.retain(|key, _| keys.contains(key));
@@ -123,12 +102,19 @@ impl Table {
         }
     }
 
+    /// Makes a row pending again: another server is behind it now.
+    pub(super) fn forget(&self, key: &EndpointKey) {
+        if let Some(row) = self.rows.lock().by_key.get_mut(key) {
+            *row = None;
+        }
+    }
+
     /// Stores what a probe knows now. A row that is no target any more stays away.
-    pub fn store(&self, key: &Key, observation: Observation) {
+    pub fn store(&self, key: &EndpointKey, observation: Observation) {
         let mut rows = self.rows.lock();
         let Some(row) = rows.by_key.get_mut(key) else { return };
         let (facts, urgent) = match row {
-            Some(old) => (!old.same_facts(&observation), old.down != observation.down),
+            Some(old) => (old.fact != observation.fact, old.down != observation.down),
             None => (true, true),
         };
         let changed = row.as_ref() != Some(&observation);
@@ -147,8 +133,8 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn key() -> Key {
-        Key {
+    fn key() -> EndpointKey {
+        EndpointKey {
             uid: "a".into(),
             port: 8000,
         }
@@ -158,13 +144,10 @@ mod tests {
     async fn compile_hears_of_facts_and_publish_of_load() {
         let table = Table::new();
         table.retain(&HashSet::from([key()]));
-        assert_eq!(table.pending(), 1);
+        assert_eq!(table.facts(), (Facts::default(), BTreeSet::from([key()])));
         table.store(&key(), Observation::default());
-        assert_eq!(
-            (table.pending(), table.take_changed()[&key()]),
-            (0, true),
-            "the first is urgent"
-        );
+        assert!(table.take_changed()[&key()], "the first is urgent");
+        assert_eq!(table.facts().1.len(), 0);
         table.facts_changed().await;
 
         let mut next = Observation {
@@ -176,15 +159,20 @@ mod tests {
         let waiting = tokio::time::timeout(std::time::Duration::ZERO, table.facts_changed()).await;
         assert!(waiting.is_err(), "a sample is no fact");
 
-        next.incarnation = 5;
+        let fact = Fact {
+            incarnation: 5,
+            ..Fact::default()
+        };
+        next.fact = Arc::new(fact.clone());
         table.store(&key(), next);
         table.facts_changed().await;
+        assert_eq!(table.facts().0.endpoints[&key()], fact);
     }
 
     #[test]
     fn a_row_that_is_no_target_stays_away() {
         let table = Table::new();
         table.store(&key(), Observation::default());
-        assert!(table.all().is_empty());
+        assert_eq!(table.get(&key()), None);
     }
 }

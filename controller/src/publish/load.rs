@@ -12,7 +12,8 @@ use kthena_scheduler::time::Time;
 
 use super::merge::Merge;
 use super::resource::{Key, Resource};
-use crate::observe;
+use crate::compile::EndpointKey;
+use crate::observe::Table;
 
 /// All Loads.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(super) struct Loads {
     sample_wait_ms: u64,
     servers: BTreeMap<Arc<str>, Server>,
     by_endpoint: HashMap<u64, Vec<Arc<str>>>,
-    by_target: HashMap<observe::Key, Vec<Arc<str>>>,
+    by_target: HashMap<EndpointKey, Vec<Arc<str>>>,
     /// ModelServers whose Load must be made at the next step.
     due: BTreeSet<Arc<str>>,
     /// ModelServers with newer samples, and since when.
@@ -31,7 +32,7 @@ pub(super) struct Loads {
 
 #[derive(Debug)]
 struct Server {
-    endpoints: Vec<(u64, observe::Key)>,
+    endpoints: Vec<(u64, EndpointKey)>,
     /// Grows whenever the Load is made, even when its bytes come out the same: the echo beside it is newer.
     generation: u64,
     load: Option<Resource>,
@@ -58,9 +59,10 @@ impl Loads {
             .endpoints
             .iter()
             .map(|endpoint| {
-                let uid = endpoint.uid.as_str().into();
-                let port = endpoint.port;
-                (endpoint.id, observe::Key { uid, port })
+                let uid = endpoint.uid.clone();
+                // A port that is none has no row in the table: its load stays unknown.
+                let port = u16::try_from(endpoint.port).unwrap_or_default();
+                (endpoint.id, EndpointKey { uid, port })
             })
             .collect();
         let server = Server {
@@ -102,7 +104,7 @@ impl Loads {
     }
 
     /// Makes what is due; true when any Load was made, so that the echoes must be fixed now.
-    pub(super) fn step(&mut self, merge: &mut Merge, table: &observe::Table, now: Time) -> bool {
+    pub(super) fn step(&mut self, merge: &mut Merge, table: &Table, now: Time) -> bool {
         for (target, urgent) in table.take_changed() {
             for name in self.by_target.get(&target).into_iter().flatten() {
                 if urgent {
@@ -148,7 +150,7 @@ impl Loads {
 // === impl Server ===
 
 impl Server {
-    fn make(&self, name: Arc<str>, merge: &Merge, table: &observe::Table, now: Time) -> Resource {
+    fn make(&self, name: Arc<str>, merge: &Merge, table: &Table, now: Time) -> Resource {
         let endpoints = self
             .endpoints
             .iter()
