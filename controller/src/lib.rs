@@ -5,11 +5,16 @@
 //! and the clusters that Envoy needs. What must always hold: the same objects and facts give the same bytes, whatever the
 //! order in which they came; a bad object is told so and harms no other.
 
+pub mod admin;
 pub mod clock;
 pub mod compile;
+pub mod config;
+pub mod envoy;
 pub mod index;
 pub mod metrics;
 pub mod observe;
+pub mod picture;
 pub mod publish;
+pub mod run;
 pub mod source;
 pub mod status;

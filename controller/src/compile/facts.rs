@@ -1,6 +1,6 @@
 //! What was observed of the pods and belongs in configuration: it changes rarely, unlike load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A port of a pod, before its incarnation is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,4 +35,7 @@ pub struct Fact {
 pub struct Facts {
     /// By port of a pod. An entry without an endpoint is harmless.
     pub endpoints: BTreeMap<EndpointKey, Fact>,
+    /// Endpoints that are being asked for the first time. They are in Envoy and observed, but kept back from the filters:
+    /// their incarnation is known in a moment, and would make other endpoints of them.
+    pub pending: BTreeSet<EndpointKey>,
 }

@@ -169,6 +169,7 @@ impl Pods {
         let endpoints = self
             .endpoints
             .iter()
+            .filter(|endpoint| !facts.pending.contains(&endpoint.key))
             .map(|endpoint| {
                 let fact = facts.endpoints.get(&endpoint.key);
                 proto::Endpoint {

@@ -50,7 +50,8 @@ type Driver = http1::Connection<TokioIo<Box<dyn Stream>>, Empty<Bytes>>;
 
 struct Connection {
     sender: http1::SendRequest<Empty<Bytes>>,
-    driver: Pin<Box<Driver>>,
+    /// `None` = it has ended. It must be dropped then: whoever waits for it would not be told otherwise.
+    driver: Option<Pin<Box<Driver>>>,
 }
 
 /// The connection to one endpoint, open or not.
@@ -98,7 +99,7 @@ impl Link {
     /// Asks for `path` and hands the body to `sink` as it comes. Dropping the future leaves the connection in an unknown
     /// state: [`Link::close`] must follow.
     pub(super) async fn get(&mut self, path: &'static str, mut sink: impl FnMut(&[u8])) -> Result<(), Failure> {
-        if let Some(connection) = &mut self.connection {
+        if let Some(connection) = self.connection.as_mut().filter(|open| open.driver.is_some()) {
             let mut begun = false;
             let note = |chunk: &[u8]| {
                 begun = true;
@@ -148,7 +149,7 @@ async fn connect(address: SocketAddr, tls: Option<&TlsConnector>) -> Result<Conn
         .await?;
     Ok(Connection {
         sender,
-        driver: Box::pin(driver),
+        driver: Some(Box::pin(driver)),
     })
 }
 
@@ -160,12 +161,15 @@ async fn exchange(
 ) -> Result<(), Failure> {
     let Connection { sender, driver } = connection;
     let mut answer = pin!(answer(sender, request, max_bytes, sink));
-    tokio::select! {
-        biased;
-        _ = driver => {}
-        done = &mut answer => return done,
+    if let Some(open) = driver {
+        tokio::select! {
+            biased;
+            _ = open => {}
+            done = &mut answer => return done,
+        }
     }
     // The connection has ended: what had arrived before is still handed out.
+    *driver = None;
     answer.await
 }
 

@@ -3,7 +3,7 @@
 //! One writer per row (the endpoint's probe), two readers: compile, which cares for what makes an endpoint another one
 //! (incarnation, models, capacity), and publish, which cares for its load. Each is told of its own changes only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kthena_scheduler::load::{Latency, Sample};
@@ -59,21 +59,20 @@ impl Table {
         self.facts_changed.notified().await;
     }
 
-    /// The facts, and the targets whose first scrape has not ended.
-    pub fn facts(&self) -> (Facts, BTreeSet<EndpointKey>) {
+    /// The facts, and which targets' first scrape has not ended.
+    pub fn facts(&self) -> Facts {
         let mut facts = Facts::default();
-        let mut pending = BTreeSet::new();
         for (key, row) in &self.rows.lock().by_key {
             match row {
                 Some(row) => {
                     facts.endpoints.insert(key.clone(), Fact::clone(&row.fact));
                 }
                 None => {
-                    pending.insert(key.clone());
+                    facts.pending.insert(key.clone());
                 }
             }
         }
-        (facts, pending)
+        facts
     }
 
     /// What is known of an endpoint; `None` = no target, or its first scrape has not ended.
@@ -144,10 +143,10 @@ mod tests {
     async fn compile_hears_of_facts_and_publish_of_load() {
         let table = Table::new();
         table.retain(&HashSet::from([key()]));
-        assert_eq!(table.facts(), (Facts::default(), BTreeSet::from([key()])));
+        assert!(table.facts().pending.contains(&key()));
         table.store(&key(), Observation::default());
         assert!(table.take_changed()[&key()], "the first is urgent");
-        assert_eq!(table.facts().1.len(), 0);
+        assert_eq!(table.facts().pending.len(), 0);
         table.facts_changed().await;
 
         let mut next = Observation {
@@ -166,7 +165,7 @@ mod tests {
         next.fact = Arc::new(fact.clone());
         table.store(&key(), next);
         table.facts_changed().await;
-        assert_eq!(table.facts().0.endpoints[&key()], fact);
+        assert_eq!(table.facts().endpoints[&key()], fact);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use kthena_scheduler::state::proto::{
     Endpoints, FromFilter, Hello, Placements, ResourceType, Settlements, ToFilter, Welcome, from_filter, to_filter,
 };
+use kthena_scheduler::time::Time;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Notify, watch};
@@ -303,6 +304,11 @@ impl Hub {
         self.answers.subscribe()
     }
 
+    /// The time that ages are counted from.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
     /// The subscribers, for people.
     pub fn subscribers(&self) -> Vec<SubscriberView> {
         let now = self.clock.now();
@@ -331,6 +337,15 @@ fn show_refusal((key, refused): (&Key, &Refused)) -> (String, String) {
         format!("{} {}", key.kind.as_str_name(), key.name),
         refused.reason.clone(),
     )
+}
+
+// === impl Acceptance ===
+
+impl Acceptance {
+    /// Whether every connected filter, and at least one, runs the newest version.
+    pub fn is_programmed(&self) -> bool {
+        self.subscribers > 0 && self.acknowledged == self.subscribers
+    }
 }
 
 // === impl Inner ===

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use kthena_scheduler::state::proto::{Resource as Part, ResourceType, ResourceVersion, Update};
 use prost::Message;
 
+use crate::compile::CompiledResource;
+
 /// Largest message either way, bytes.
 pub const MAX_MESSAGE: usize = 256 * 1024;
 
@@ -94,6 +96,16 @@ impl Resource {
             key,
             version: twox_hash::XxHash3_64::oneshot(&body),
             body,
+        }
+    }
+}
+
+impl From<CompiledResource> for Resource {
+    fn from(compiled: CompiledResource) -> Self {
+        Self {
+            key: Key::new(compiled.kind, compiled.name),
+            version: compiled.version,
+            body: compiled.body,
         }
     }
 }

@@ -1,0 +1,399 @@
+//! The command line and environment: every setting once, checked as a whole before anything is opened.
+//!
+//! Each flag is also an environment variable, `KTHENA_` and the flag's name. Sizes are in bytes. What must always hold:
+//! a combination that cannot work is refused with a sentence that says what to do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::envoy;
+use crate::observe;
+use crate::publish::{self, Access, AccessError, Address, Bounds, Timeouts, Tls};
+
+/// Watches model routes, model servers and their pods, and tells Envoy and its filters where requests may go.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kthena-controller", version, about, max_term_width = 120)]
+pub struct Config {
+    /// Folder of manifests (ModelRoute, ModelServer, Pod, ...; YAML or JSON), watched for changes.
+    #[arg(long, env = "KTHENA_FOLDER", value_name = "DIR")]
+    pub folder: PathBuf,
+
+    /// Router configuration file with the global scheduling profile, in Kthena's form. Default: the profile of Kthena's
+    /// Helm chart.
+    #[arg(long, env = "KTHENA_SCHEDULER_CONFIG", value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
+
+    /// Retries of a ModelServer whose trafficPolicy does not say.
+    #[arg(long, env = "KTHENA_DEFAULT_RETRY_ATTEMPTS", default_value_t = 2)]
+    pub default_retry_attempts: u32,
+
+    /// Folder for Envoy's cluster and endpoint files (cds.json, eds/). Without it none are written.
+    #[arg(long, env = "KTHENA_ENVOY_DIR", value_name = "DIR")]
+    pub envoy_dir: Option<PathBuf>,
+
+    /// How long Envoy may take to read its files: decisions name a new endpoint only after it.
+    #[arg(long, env = "KTHENA_ENVOY_LAG", default_value = "50ms", value_parser = duration, value_name = "TIME")]
+    pub envoy_lag: Duration,
+
+    /// How long filters may take to give up an endpoint before it is removed from Envoy all the same.
+    #[arg(long, env = "KTHENA_ENVOY_REMOVAL_TIMEOUT", default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub envoy_removal_timeout: Duration,
+
+    #[command(flatten)]
+    state: State,
+
+    #[command(flatten)]
+    scrape: Scrape,
+
+    /// Address for /metrics, /healthz and /readyz.
+    #[arg(
+        long,
+        env = "KTHENA_ADMIN_LISTEN",
+        default_value = "127.0.0.1:9912",
+        value_name = "IP:PORT"
+    )]
+    pub admin_listen: SocketAddr,
+
+    /// Address for the pages under /debug: loopback only.
+    #[arg(
+        long,
+        env = "KTHENA_DEBUG_LISTEN",
+        default_value = "127.0.0.1:9913",
+        value_name = "IP:PORT"
+    )]
+    pub debug_listen: SocketAddr,
+
+    /// Form of the log.
+    #[arg(long, env = "KTHENA_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// What is logged: a level, or directives such as `info,kthena_controller=debug`.
+    #[arg(long, env = "KTHENA_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+
+    /// How long the end may take after SIGTERM.
+    #[arg(long, env = "KTHENA_STOP_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub stop_timeout: Duration,
+}
+
+/// The state service.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "State service")]
+struct State {
+    /// Where filters subscribe: ip:port, or unix:/path. Off loopback it needs mutual TLS or a token.
+    #[arg(
+        long,
+        env = "KTHENA_STATE_LISTEN",
+        default_value = "127.0.0.1:9911",
+        value_name = "ADDRESS"
+    )]
+    state_listen: String,
+
+    /// PEM certificate chain of the state service.
+    #[arg(long, env = "KTHENA_STATE_TLS_CERT", value_name = "FILE")]
+    state_tls_cert: Option<PathBuf>,
+
+    /// PEM private key of the state service.
+    #[arg(long, env = "KTHENA_STATE_TLS_KEY", value_name = "FILE")]
+    state_tls_key: Option<PathBuf>,
+
+    /// PEM certificates of the authorities that sign the filters' certificates.
+    #[arg(long, env = "KTHENA_STATE_CLIENT_CA", value_name = "FILE")]
+    state_client_ca: Option<PathBuf>,
+
+    /// File with the bearer token that filters must send; read anew for every subscription.
+    #[arg(long, env = "KTHENA_STATE_TOKEN_FILE", value_name = "FILE")]
+    state_token_file: Option<PathBuf>,
+
+    /// Filters connected at one time.
+    #[arg(long, env = "KTHENA_STATE_MAX_SUBSCRIBERS", default_value_t = 1024)]
+    state_max_subscribers: usize,
+
+    /// Deciders (workers of an Envoy) that one filter may report for.
+    #[arg(long, env = "KTHENA_STATE_MAX_ORIGINS", default_value_t = 1024)]
+    state_max_origins: usize,
+
+    /// Entries (endpoint and adapter, or ModelServer) that one decider may report.
+    #[arg(long, env = "KTHENA_STATE_MAX_REPORT_ENTRIES", default_value_t = 65_536)]
+    state_max_report_entries: usize,
+
+    /// How long what a lost decider had in flight still counts.
+    #[arg(long, env = "KTHENA_STATE_LOST_AFTER", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    state_lost_after: Duration,
+
+    /// Bytes of prompt placements kept for new and slow filters.
+    #[arg(long, env = "KTHENA_STATE_PLACEMENT_BYTES", default_value_t = 8 * 1024 * 1024)]
+    state_placement_bytes: usize,
+
+    /// Settlements that may wait for one filter.
+    #[arg(long, env = "KTHENA_STATE_MAX_SETTLEMENTS", default_value_t = 16_384)]
+    state_max_settlements: usize,
+
+    /// How often merged reports are pushed.
+    #[arg(long, env = "KTHENA_STATE_TICK", default_value = "100ms", value_parser = duration, value_name = "TIME")]
+    state_tick: Duration,
+
+    /// How long a filter may take to acknowledge an update, or to take a message.
+    #[arg(long, env = "KTHENA_STATE_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
+    state_timeout: Duration,
+}
+
+/// Observation.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Observation")]
+struct Scrape {
+    /// Time from one scrape of an endpoint's metrics to the next.
+    #[arg(long, env = "KTHENA_SCRAPE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "TIME")]
+    scrape_interval: Duration,
+
+    /// How long a scrape may take, at most ten intervals.
+    #[arg(long, env = "KTHENA_SCRAPE_TIMEOUT", default_value = "1s", value_parser = duration, value_name = "TIME")]
+    scrape_timeout: Duration,
+
+    /// Time from one look at an endpoint's models and health to the next.
+    #[arg(long, env = "KTHENA_SCRAPE_MODELS_INTERVAL", default_value = "10s", value_parser = duration, value_name = "TIME")]
+    scrape_models_interval: Duration,
+
+    /// Scrapes failed in a row after which an endpoint is down.
+    #[arg(long, env = "KTHENA_SCRAPE_DOWN_AFTER", default_value_t = 3)]
+    scrape_down_after: u32,
+
+    /// Bytes read of one answer.
+    #[arg(long, env = "KTHENA_SCRAPE_MAX_BYTES", default_value_t = 4 * 1024 * 1024)]
+    scrape_max_bytes: usize,
+
+    /// Scrapes in flight at one time.
+    #[arg(long, env = "KTHENA_SCRAPE_MAX_IN_FLIGHT", default_value_t = 256)]
+    scrape_max_in_flight: usize,
+
+    /// Endpoints observed.
+    #[arg(long, env = "KTHENA_SCRAPE_MAX_TARGETS", default_value_t = 10_000)]
+    scrape_max_targets: usize,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings that do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    /// Where the state service listens, or for whom.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Half a certificate.
+    #[error("--state-tls-cert and --state-tls-key go together: give both or neither")]
+    HalfTls,
+    /// Client authorities without a certificate of our own.
+    #[error("--state-client-ca needs --state-tls-cert and --state-tls-key")]
+    CaWithoutTls,
+    /// The debug pages can be reached by others.
+    #[error("--debug-listen {0} can be reached from other machines: the debug pages may only listen on loopback")]
+    Debug(SocketAddr),
+    /// A setting that must be above zero.
+    #[error("--{0} must be more than 0")]
+    Zero(&'static str),
+    /// A scrape may take too long.
+    #[error("--scrape-timeout {timeout:?} is more than ten times --scrape-interval {interval:?}: lower it")]
+    ScrapeTimeout {
+        /// The timeout.
+        timeout: Duration,
+        /// The interval.
+        interval: Duration,
+    },
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Checks everything that no single flag can tell.
+    ///
+    /// # Errors
+    /// The first combination found that cannot work.
+    pub fn check(&self) -> Result<(), Invalid> {
+        self.access()?.check(&self.state_address()?)?;
+        if !self.debug_listen.ip().to_canonical().is_loopback() {
+            return Err(Invalid::Debug(self.debug_listen));
+        }
+        for (name, zero) in [
+            ("state-max-subscribers", self.state.state_max_subscribers == 0),
+            ("state-max-origins", self.state.state_max_origins == 0),
+            ("state-tick", self.state.state_tick.is_zero()),
+            ("state-timeout", self.state.state_timeout.is_zero()),
+            ("scrape-interval", self.scrape.scrape_interval.is_zero()),
+            ("scrape-timeout", self.scrape.scrape_timeout.is_zero()),
+            ("scrape-models-interval", self.scrape.scrape_models_interval.is_zero()),
+            ("scrape-down-after", self.scrape.scrape_down_after == 0),
+            ("scrape-max-in-flight", self.scrape.scrape_max_in_flight == 0),
+        ] {
+            if zero {
+                return Err(Invalid::Zero(name));
+            }
+        }
+        let (timeout, interval) = (self.scrape.scrape_timeout, self.scrape.scrape_interval);
+        if timeout > interval.saturating_mul(10) {
+            return Err(Invalid::ScrapeTimeout { timeout, interval });
+        }
+        Ok(())
+    }
+
+    /// Where the state service listens.
+    ///
+    /// # Errors
+    /// The text is no address.
+    pub fn state_address(&self) -> Result<Address, AccessError> {
+        self.state.state_listen.parse()
+    }
+
+    /// How filters prove themselves.
+    ///
+    /// # Errors
+    /// Certificate, key and authorities do not go together.
+    pub fn access(&self) -> Result<Access, Invalid> {
+        let state = &self.state;
+        let tls = match (&state.state_tls_cert, &state.state_tls_key) {
+            (Some(cert), Some(key)) => Some(Tls {
+                cert: cert.clone(),
+                key: key.clone(),
+                client_ca: state.state_client_ca.clone(),
+            }),
+            (None, None) if state.state_client_ca.is_some() => return Err(Invalid::CaWithoutTls),
+            (None, None) => None,
+            _ => return Err(Invalid::HalfTls),
+        };
+        Ok(Access {
+            tls,
+            token_file: state.state_token_file.clone(),
+        })
+    }
+
+    /// Settings of the state service.
+    pub fn publish(&self) -> publish::Settings {
+        let state = &self.state;
+        publish::Settings {
+            max_subscribers: state.state_max_subscribers,
+            reports: Bounds {
+                max_origins: state.state_max_origins,
+                max_entries: state.state_max_report_entries,
+                lost_after_ms: millis(state.state_lost_after),
+            },
+            placements_bytes: state.state_placement_bytes,
+            max_settlements: state.state_max_settlements,
+            // Four pushes an interval: a sample is at most a quarter of it older than it need be.
+            sample_wait_ms: millis(self.scrape.scrape_interval) / 4,
+            ack_timeout_ms: millis(state.state_timeout),
+        }
+    }
+
+    /// Times of the state service.
+    pub fn state_timeouts(&self) -> Timeouts {
+        Timeouts {
+            hello: self.state.state_timeout,
+            send: self.state.state_timeout,
+            tick: self.state.state_tick,
+        }
+    }
+
+    /// Settings of observation.
+    pub fn observe(&self) -> observe::Settings {
+        let scrape = &self.scrape;
+        observe::Settings {
+            interval: scrape.scrape_interval,
+            timeout: scrape.scrape_timeout,
+            models_interval: scrape.scrape_models_interval,
+            down_after: scrape.scrape_down_after,
+            max_bytes: scrape.scrape_max_bytes,
+            max_in_flight: scrape.scrape_max_in_flight,
+            max_targets: scrape.scrape_max_targets,
+        }
+    }
+
+    /// Times of a change. Where Envoy's files are not ours, nobody waits for them.
+    pub fn rollout(&self) -> envoy::Settings {
+        envoy::Settings {
+            lag_ms: if self.envoy_dir.is_some() {
+                millis(self.envoy_lag)
+            } else {
+                0
+            },
+            answer_ms: millis(self.envoy_removal_timeout),
+        }
+    }
+
+    /// How long the first state waits for the first answers of the endpoints: those that answer do so within a scrape.
+    pub fn first_state_wait(&self) -> Duration {
+        self.scrape.scrape_timeout.saturating_mul(2)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time with its unit: `ms`, `s`, `m` or `h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| "write a time such as 500ms, 1s or 2m")?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err("a time needs a unit: ms, s, m or h".into()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| "the time is too long".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
+        Config::try_parse_from(["kthena-controller", "--folder", "x"].iter().chain(flags))
+    }
+
+    #[test]
+    fn the_defaults_work() {
+        assert!(parse(&[]).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_with_a_sentence() {
+        for (flags, says) in [
+            (&["--state-listen", "0.0.0.0:1"][..], "--state-token-file"),
+            (&["--state-listen", "localhost:1"], "ip:port"),
+            (&["--state-tls-cert", "a"], "both"),
+            (&["--state-client-ca", "a"], "--state-tls-cert"),
+            (&["--state-token-file", "/does/not/exist"], "/does/not/exist"),
+            (&["--debug-listen", "0.0.0.0:1"], "loopback"),
+            (&["--scrape-timeout", "11s"], "--scrape-interval"),
+            (&["--scrape-interval", "0s"], "more than 0"),
+        ] {
+            let error = parse(flags).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains(says), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for odd in ["", "5", "s", "-1s", "1 s", "1e400s", "1..2s"] {
+            assert!(duration(odd).is_err(), "{odd}");
+        }
+        assert!(parse(&["--scrape-interval", "1"]).is_err());
+        assert!(parse(&["--unknown", "1"]).is_err());
+    }
+}

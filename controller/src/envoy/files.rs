@@ -1,0 +1,126 @@
+//! Writes the files, each by an atomic rename, and only when its content changes.
+//!
+//! Order: endpoint files, then the list of clusters that names them, then files that no cluster names any more go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::json;
+use super::rollout::Clusters;
+
+/// The folder that Envoy watches.
+#[derive(Debug)]
+pub struct Files {
+    folder: PathBuf,
+    /// What each file holds, as far as it was written or read by us.
+    content: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Makes the folder where it is not there.
+    ///
+    /// # Errors
+    /// The folder cannot be made or found.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(folder.join("eds"))?;
+        // Envoy may run in another directory.
+        let folder = folder.canonicalize()?;
+        Ok(Self {
+            folder,
+            content: BTreeMap::new(),
+        })
+    }
+
+    /// Makes the files say this. Returns how many were written.
+    ///
+    /// # Errors
+    /// A file cannot be written; those before it have been.
+    pub fn write(&mut self, clusters: &Clusters) -> io::Result<usize> {
+        let endpoints = self.folder.join("eds");
+        let mut written = 0;
+        let mut named = BTreeSet::new();
+        for (name, members) in clusters {
+            let path = endpoints.join(json::file_name(name));
+            written += usize::from(self.replace(&path, json::endpoint_list(name, members))?);
+            named.insert(path);
+        }
+        let list = json::cluster_list(clusters.iter(), &self.folder);
+        written += usize::from(self.replace(&self.folder.join("cds.json"), list)?);
+        for entry in std::fs::read_dir(&endpoints)? {
+            let path = entry?.path();
+            if !named.contains(&path) {
+                std::fs::remove_file(&path)?;
+                self.content.remove(&path);
+            }
+        }
+        Ok(written)
+    }
+
+    /// Returns whether the file had to be written.
+    fn replace(&mut self, path: &Path, content: Vec<u8>) -> io::Result<bool> {
+        let same = match self.content.get(path) {
+            Some(old) => *old == content,
+            // A predecessor may have written it: Envoy need not read it again.
+            None => std::fs::read(path).is_ok_and(|old| old == content),
+        };
+        if !same {
+            let temporary = path.with_extension("json.tmp");
+            std::fs::write(&temporary, &content)?;
+            std::fs::rename(&temporary, path)?;
+        }
+        self.content.insert(path.into(), content);
+        Ok(!same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rollout::Endpoints;
+    use super::*;
+
+    fn clusters(names: &[(&str, &[&str])]) -> Clusters {
+        let members = |addresses: &[&str]| Endpoints {
+            https: false,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        names
+            .iter()
+            .map(|(name, addresses)| (format!("model-server/ns/{name}/80"), members(addresses)))
+            .collect()
+    }
+
+    #[test]
+    fn files_follow_the_clusters_and_are_left_alone_otherwise() {
+        let folder = std::env::temp_dir().join(format!("kthena-envoy-files-{}", std::process::id()));
+        let mut files = Files::open(&folder).unwrap();
+        assert_eq!(
+            files.write(&clusters(&[])).unwrap(),
+            1,
+            "an empty list, so that Envoy starts"
+        );
+        let two = clusters(&[("a", &["10.0.0.1:80"]), ("b", &[])]);
+        assert_eq!(files.write(&two).unwrap(), 3);
+        assert_eq!(files.write(&two).unwrap(), 0);
+        assert_eq!(
+            Files::open(&folder).unwrap().write(&two).unwrap(),
+            0,
+            "nor after a restart"
+        );
+        let grown = clusters(&[("a", &["10.0.0.1:80", "[fd00::1]:80"]), ("b", &[])]);
+        assert_eq!(
+            files.write(&grown).unwrap(),
+            1,
+            "the cluster list does not change with endpoints"
+        );
+        files.write(&clusters(&[("b", &[])])).unwrap();
+        let left: Vec<_> = std::fs::read_dir(folder.join("eds"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["ns.b.80.json"]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

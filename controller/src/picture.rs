@@ -1,0 +1,58 @@
+//! What the debug pages and the status show: the outcome of the last compilation, never changed once made.
+
+use std::sync::Arc;
+
+use kthena_gateway_api::{ModelRoute, ModelServer};
+
+use crate::compile::{Cluster, ScrapeTarget};
+use crate::index::Index;
+use crate::source::{ObjectKey, Problem};
+use crate::status::Status;
+
+/// The controller's view of the world at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    /// Every ModelRoute, by key.
+    pub routes: Vec<(ObjectKey, Arc<ModelRoute>)>,
+    /// Every ModelServer, by key.
+    pub servers: Vec<(ObjectKey, Arc<ModelServer>)>,
+    /// Envoy's clusters.
+    pub clusters: Vec<Cluster>,
+    /// The endpoints.
+    pub targets: Vec<ScrapeTarget>,
+    /// What is to be said of each object.
+    pub statuses: Vec<(ObjectKey, Status)>,
+    /// What cannot be read.
+    pub problems: Vec<Problem>,
+}
+
+// === impl Picture ===
+
+impl Picture {
+    /// The objects of an index; the rest is empty.
+    pub fn of(index: &Index) -> Self {
+        Self {
+            routes: index
+                .routes()
+                .map(|(key, entry)| (key.clone(), Arc::clone(&entry.object)))
+                .collect(),
+            servers: index
+                .servers()
+                .map(|(key, entry)| (key.clone(), Arc::clone(&entry.object)))
+                .collect(),
+            problems: index.problems().to_vec(),
+            ..Self::default()
+        }
+    }
+
+    /// How many documents cannot be read or are not accepted.
+    pub fn bad_documents(&self) -> usize {
+        let refused = self.statuses.iter().filter(|(_, status)| !status.accepted).count();
+        // A problem that names its object is in that object's status.
+        let nameless = self
+            .problems
+            .iter()
+            .filter(|problem| problem.key.is_none() && !problem.harmless);
+        refused + nameless.count()
+    }
+}
