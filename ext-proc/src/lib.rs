@@ -5,8 +5,12 @@
 //! deadline, and everything that grows has a bound that is a setting.
 
 pub mod access_log;
+pub mod admin;
+pub mod config;
 pub mod envoy_check;
 pub mod metrics;
+pub mod server;
 pub mod state;
 pub mod stream;
+pub mod telemetry;
 pub mod wire;

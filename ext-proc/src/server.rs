@@ -1,0 +1,300 @@
+//! The process: what listens, in which order it begins and how it stops.
+//!
+//! What must always hold: every port is bound before the first request is served; health says SERVING only while there
+//! is state to decide on; a stopping process first says so, then waits for the requests it has, at most for the drain
+//! timeout, and only then goes. It fails before it serves, with one sentence, when it cannot begin.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use kthena_scheduler::lease::LeaseTable;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::access_log::AccessLog;
+use crate::admin::{Decisions, Pages};
+use crate::config::{Config, Listen, Serve};
+use crate::metrics::Metrics;
+use crate::state::{State, Subscription, Timing};
+use crate::stream::{Processor, Shared};
+use crate::telemetry;
+
+/// Names under which health is asked for: the server as a whole, liveness, readiness, and the service that Envoy uses.
+const READINESS: [&str; 3] = ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor"];
+const LIVENESS: &str = "liveness";
+/// Settlements of our leases that other replicas told.
+const SETTLEMENTS: usize = 1_024;
+/// Explanations kept for the debug page.
+const DECISIONS: usize = 100;
+/// How often readiness is looked at.
+const HEALTH_STEP: Duration = Duration::from_millis(100);
+/// Envoy holds few connections and one stream per request.
+const MAX_STREAMS: u32 = 100_000;
+/// A whole body of the default bound on its way, without waiting for the window.
+const STREAM_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the gRPC services are reached.
+enum Incoming {
+    Tcp(TcpIncoming),
+    Unix(UnixListenerStream, PathBuf),
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// When it cannot begin: a port is taken, a file cannot be read, a flag does not fit another.
+pub async fn run(config: Config) -> Result<()> {
+    let tracing = Arc::new(telemetry::install(&config.telemetry)?);
+    let state = State::new(&config.sizes());
+    let metrics = Arc::new(Metrics::new(
+        Arc::clone(&state),
+        config.bounds.max_metric_series as usize,
+    ));
+    let pages = Pages::new(
+        Arc::clone(&state),
+        Arc::clone(&metrics),
+        Arc::new(Decisions::new(DECISIONS)),
+    );
+    let max_open = config.bounds.max_in_flight as usize;
+    let shared = Arc::new(Shared {
+        state: Arc::clone(&state),
+        settings: config.requests.settings(),
+        leases: LeaseTable::new(max_open, max_open),
+        metrics,
+        max_held: config.bounds.max_held as usize,
+    });
+    let mut incoming = Vec::new();
+    for listen in &config.serve.listen {
+        incoming.push(bind(listen).await?);
+    }
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    serve_pages(&config.serve, &pages, &stopping, &mut tasks).await?;
+    subscribe(&config, &shared, &stopping, &mut tasks)?;
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+    tasks.spawn(report_health(reporter, Arc::clone(&pages), Arc::clone(&state)));
+    let routes = Routes::new(health)
+        .add_service(Processor::service(Arc::clone(&shared)))
+        .add_service(AccessLog::service(Arc::clone(&shared), config.requests.access_log_grace));
+    let tls = identity(&config.serve).await?;
+    let mut servers = JoinSet::new();
+    for incoming in incoming {
+        servers.spawn(serve(incoming, routes.clone(), tls.clone(), stopping.clone()));
+    }
+    tracing::info!(
+        listen = %config.serve.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        admin = %config.serve.admin_listen,
+        controller = config.state.state,
+        "serving"
+    );
+    tokio::select! {
+        ended = servers.join_next() => if let Some(ended) = ended {
+            ended.context("a listener failed")??;
+        },
+        signalled = stop_signal() => signalled?,
+    }
+    drain(&pages, &stop, &mut servers, config.serve.drain_timeout).await;
+    tasks.abort_all();
+    if let Ok(tracing) = Arc::try_unwrap(tracing) {
+        tracing.shutdown();
+    }
+    Ok(())
+}
+
+/// Says that no more should come, then waits for what is here.
+async fn drain(pages: &Pages, stop: &watch::Sender<bool>, servers: &mut JoinSet<Result<()>>, timeout: Duration) {
+    pages.drain();
+    tracing::info!(timeout_s = timeout.as_secs(), "stopping: waiting for open requests");
+    // Time for whoever balances over us to see it.
+    tokio::time::sleep(HEALTH_STEP * 3).await;
+    stop.send_replace(true);
+    let all = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(timeout, all).await.is_err() {
+        tracing::warn!("the drain timeout is over: open requests are cut off");
+    }
+}
+
+async fn stop_signal() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+    }
+}
+
+fn subscribe(
+    config: &Config,
+    shared: &Arc<Shared>,
+    stopping: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) -> Result<()> {
+    let (sender, mut settlements) = mpsc::channel(SETTLEMENTS);
+    let timing = Timing {
+        report: config.state.report_interval,
+        ..Timing::default()
+    };
+    let state = Arc::clone(&shared.state);
+    let mut subscription = Subscription::new(state, config.state.controller()?, timing, sender);
+    if let Some(path) = &config.state.state_cache {
+        subscription = subscription.with_cache(path.clone(), config.bounds.max_state_cache_bytes);
+    }
+    let shared = Arc::clone(shared);
+    tasks.spawn(async move {
+        while let Some(settlement) = settlements.recv().await {
+            shared.settle(settlement.lease, &settlement.served);
+        }
+    });
+    // While the process drains, counts are still reported: the stream ends with the process.
+    let _ = stopping;
+    let (_keep, never) = watch::channel(false);
+    tasks.spawn(async move {
+        let _keep = _keep;
+        subscription.run(never).await;
+    });
+    Ok(())
+}
+
+/// Keeps gRPC health at what the pages say.
+async fn report_health(reporter: HealthReporter, pages: Arc<Pages>, state: Arc<State>) {
+    let mut changed = state.changed();
+    loop {
+        let status = match pages.is_ready() {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for name in READINESS {
+            reporter.set_service_status(name, status).await;
+        }
+        // Draining is seen at the next step, the first state at once.
+        let _ = tokio::time::timeout(HEALTH_STEP, changed.changed()).await;
+    }
+}
+
+async fn serve_pages(
+    serve: &Serve,
+    pages: &Arc<Pages>,
+    stopping: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) -> Result<()> {
+    let _ = stopping;
+    let admin = TcpListener::bind(serve.admin_listen)
+        .await
+        .with_context(|| taken(&serve.admin_listen.to_string(), "--admin-listen"))?;
+    let router = pages.admin();
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(admin, router).await {
+            tracing::error!(%error, "the admin pages are gone");
+        }
+    });
+    if let Some(address) = serve.debug_listen {
+        let debug = TcpListener::bind(address)
+            .await
+            .with_context(|| taken(&address.to_string(), "--debug-listen"))?;
+        let router = pages.debug();
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(debug, router).await {
+                tracing::error!(%error, "the debug pages are gone");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn taken(address: &str, flag: &str) -> String {
+    format!("cannot listen on {address}: free it, or choose another with {flag}")
+}
+
+async fn bind(listen: &Listen) -> Result<Incoming> {
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| taken(&address.to_string(), "--listen"))?;
+            Ok(Incoming::Tcp(TcpIncoming::from(listener).with_nodelay(Some(true))))
+        }
+        Listen::Unix(path) => {
+            forget_dead_socket(path).await?;
+            let listener = UnixListener::bind(path).with_context(|| taken(&format!("unix:{}", path.display()), "--listen"))?;
+            Ok(Incoming::Unix(UnixListenerStream::new(listener), path.clone()))
+        }
+    }
+}
+
+/// Removes a socket that an earlier process left behind, never one that somebody listens on.
+async fn forget_dead_socket(path: &Path) -> Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(metadata) = tokio::fs::symlink_metadata(path).await else {
+        return Ok(());
+    };
+    let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    let dead = tokio::net::UnixStream::connect(path).await.is_err_and(|error| refused(&error));
+    if metadata.file_type().is_socket() && dead {
+        tokio::fs::remove_file(path)
+            .await
+            .with_context(|| format!("cannot remove the dead socket {}", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn identity(serve: &Serve) -> Result<Option<ServerTlsConfig>> {
+    let Some((certificate, key)) = serve.tls_cert.as_ref().zip(serve.tls_key.as_ref()) else {
+        return Ok(None);
+    };
+    let read = async |path: &PathBuf| {
+        let read = tokio::fs::read(path).await;
+        read.with_context(|| format!("cannot read {}", path.display()))
+    };
+    let identity = Identity::from_pem(read(certificate).await?, read(key).await?);
+    Ok(Some(ServerTlsConfig::new().identity(identity)))
+}
+
+async fn serve(
+    incoming: Incoming,
+    routes: Routes,
+    tls: Option<ServerTlsConfig>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<()> {
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS);
+    let stopped = async move {
+        // An error means that the sender is gone, and with it the process.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    match incoming {
+        Incoming::Tcp(tcp) => {
+            if let Some(tls) = tls {
+                server = server.tls_config(tls).context("--tls-cert and --tls-key")?;
+            }
+            server.add_routes(routes).serve_with_incoming_shutdown(tcp, stopped).await?;
+        }
+        // Whoever may open the socket is trusted: its file says who.
+        Incoming::Unix(unix, path) => {
+            let ended = server.add_routes(routes).serve_with_incoming_shutdown(unix, stopped).await;
+            // It may be gone already, with its folder.
+            let _ = tokio::fs::remove_file(path).await;
+            ended?;
+        }
+    }
+    Ok(())
+}
