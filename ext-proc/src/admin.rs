@@ -159,7 +159,9 @@ async fn state(Extract(pages): Extract<Arc<Pages>>) -> Json<Value> {
 async fn decisions(Extract(pages): Extract<Arc<Pages>>) -> Json<Value> {
     let newest = pages.decisions.newest_first();
     // An explanation is JSON where it could be written so; it is shown as text where not.
-    let shown = newest.into_iter().map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text)));
+    let shown = newest
+        .into_iter()
+        .map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text)));
     Json(json!({"decisions": shown.collect::<Vec<_>>()}))
 }
 
@@ -181,7 +183,9 @@ async fn dump_one(
     let Some(objects) = objects(&pages.state, snapshot.as_deref(), &kind) else {
         return not_found("there are modelroutes, modelservers and pods");
     };
-    let found = objects.into_iter().find(|object| object["namespace"] == *namespace && object["name"] == *name);
+    let found = objects
+        .into_iter()
+        .find(|object| object["namespace"] == *namespace && object["name"] == *name);
     match found {
         Some(object) => Json(object).into_response(),
         None => not_found(match kind.as_str() {
@@ -322,9 +326,15 @@ mod tests {
     #[tokio::test]
     async fn a_process_without_state_is_alive_but_not_ready() {
         let pages = pages();
-        assert_eq!(get(pages.admin(), "/healthz").await, (200, r#"{"message":"ok"}"#.into()));
+        assert_eq!(
+            get(pages.admin(), "/healthz").await,
+            (200, r#"{"message":"ok"}"#.into())
+        );
         let (status, body) = get(pages.admin(), "/readyz").await;
-        assert!(status == 503 && body.contains("no state from the controller yet"), "{body}");
+        assert!(
+            status == 503 && body.contains("no state from the controller yet"),
+            "{body}"
+        );
         pages.drain();
         assert!(get(pages.admin(), "/readyz").await.1.contains("stopping"));
         let (status, body) = get(pages.admin(), "/metrics").await;

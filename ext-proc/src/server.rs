@@ -83,15 +83,20 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    serve_pages(&config.serve, &pages, &stopping, &mut tasks).await?;
-    subscribe(&config, &shared, &stopping, &mut tasks)?;
+    serve_pages(&config.serve, &pages, &mut tasks).await?;
+    // While the process drains, counts are still reported: its stream to the controller ends last.
+    let (gone, going) = watch::channel(false);
+    subscribe(&config, &shared, going, &mut tasks)?;
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     tasks.spawn(report_health(reporter, Arc::clone(&pages), Arc::clone(&state)));
     let routes = Routes::new(health)
         .add_service(Processor::service(Arc::clone(&shared)))
-        .add_service(AccessLog::service(Arc::clone(&shared), config.requests.access_log_grace));
+        .add_service(AccessLog::service(
+            Arc::clone(&shared),
+            config.requests.access_log_grace,
+        ));
     let tls = identity(&config.serve).await?;
     let mut servers = JoinSet::new();
     for incoming in incoming {
@@ -110,6 +115,7 @@ pub async fn run(config: Config) -> Result<()> {
         signalled = stop_signal() => signalled?,
     }
     drain(&pages, &stop, &mut servers, config.serve.drain_timeout).await;
+    gone.send_replace(true);
     tasks.abort_all();
     if let Ok(tracing) = Arc::try_unwrap(tracing) {
         tracing.shutdown();
@@ -141,7 +147,7 @@ async fn stop_signal() -> io::Result<()> {
 fn subscribe(
     config: &Config,
     shared: &Arc<Shared>,
-    stopping: &watch::Receiver<bool>,
+    going: watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
     let (sender, mut settlements) = mpsc::channel(SETTLEMENTS);
@@ -160,13 +166,7 @@ fn subscribe(
             shared.settle(settlement.lease, &settlement.served);
         }
     });
-    // While the process drains, counts are still reported: the stream ends with the process.
-    let _ = stopping;
-    let (_keep, never) = watch::channel(false);
-    tasks.spawn(async move {
-        let _keep = _keep;
-        subscription.run(never).await;
-    });
+    tasks.spawn(subscription.run(going));
     Ok(())
 }
 
@@ -186,13 +186,7 @@ async fn report_health(reporter: HealthReporter, pages: Arc<Pages>, state: Arc<S
     }
 }
 
-async fn serve_pages(
-    serve: &Serve,
-    pages: &Arc<Pages>,
-    stopping: &watch::Receiver<bool>,
-    tasks: &mut JoinSet<()>,
-) -> Result<()> {
-    let _ = stopping;
+async fn serve_pages(serve: &Serve, pages: &Arc<Pages>, tasks: &mut JoinSet<()>) -> Result<()> {
     let admin = TcpListener::bind(serve.admin_listen)
         .await
         .with_context(|| taken(&serve.admin_listen.to_string(), "--admin-listen"))?;
@@ -230,7 +224,8 @@ async fn bind(listen: &Listen) -> Result<Incoming> {
         }
         Listen::Unix(path) => {
             forget_dead_socket(path).await?;
-            let listener = UnixListener::bind(path).with_context(|| taken(&format!("unix:{}", path.display()), "--listen"))?;
+            let listener =
+                UnixListener::bind(path).with_context(|| taken(&format!("unix:{}", path.display()), "--listen"))?;
             Ok(Incoming::Unix(UnixListenerStream::new(listener), path.clone()))
         }
     }
@@ -243,7 +238,9 @@ async fn forget_dead_socket(path: &Path) -> Result<()> {
         return Ok(());
     };
     let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    let dead = tokio::net::UnixStream::connect(path).await.is_err_and(|error| refused(&error));
+    let dead = tokio::net::UnixStream::connect(path)
+        .await
+        .is_err_and(|error| refused(&error));
     if metadata.file_type().is_socket() && dead {
         tokio::fs::remove_file(path)
             .await
@@ -286,11 +283,17 @@ async fn serve(
             if let Some(tls) = tls {
                 server = server.tls_config(tls).context("--tls-cert and --tls-key")?;
             }
-            server.add_routes(routes).serve_with_incoming_shutdown(tcp, stopped).await?;
+            server
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(tcp, stopped)
+                .await?;
         }
         // Whoever may open the socket is trusted: its file says who.
         Incoming::Unix(unix, path) => {
-            let ended = server.add_routes(routes).serve_with_incoming_shutdown(unix, stopped).await;
+            let ended = server
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(unix, stopped)
+                .await;
             // It may be gone already, with its folder.
             let _ = tokio::fs::remove_file(path).await;
             ended?;

@@ -17,7 +17,7 @@ use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tracing::{Metadata, Span, field::Empty};
+use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{EnvFilter, ParseError, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -143,8 +143,7 @@ impl Tracing {
         if !traced {
             return RequestSpan::default();
         }
-        let span =
-            tracing::info_span!(target: TARGET, parent: None, "request", otel.kind = "client", otel.name = Empty);
+        let span = tracing::info_span!(target: TARGET, parent: None, "request", otel.kind = "client");
         // Fails only where spans are not exported; the span is then without a parent and goes nowhere.
         let _ = span.set_parent(parent(traceparent, tracestate));
         RequestSpan {
@@ -183,7 +182,7 @@ impl RequestSpan {
         let request = Request::of(record);
         let operation = operation(request.path);
         let model = record.model.as_deref().unwrap_or("unknown");
-        span.record("otel.name", format!("{operation} {model}"));
+        span.context().span().update_name(format!("{operation} {model}"));
         let set = |key: &'static str, value: Option<Cow<'_, str>>| {
             if let Some(value) = value {
                 span.set_attribute(key, value.into_owned());

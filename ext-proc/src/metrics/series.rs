@@ -4,7 +4,7 @@
 //! labels, so that sums stay right, and the metric of the bound says so.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -244,9 +244,7 @@ impl RequestSeries {
     }
 
     fn find(&self, key: &Key<'_>) -> Arc<Series> {
-        let mut hasher = self.hasher.build_hasher();
-        key.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = self.hasher.hash_one(key);
         let of_hash = |all: &HashMap<u64, Vec<Arc<Series>>>| {
             let found = all.get(&hash)?.iter().find(|series| series.is(key));
             found.map(Arc::clone)
