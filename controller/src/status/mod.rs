@@ -1,7 +1,14 @@
 //! What is said of an object to those who wrote it.
+//!
+//! What must always hold: a [`Status`] follows from the objects and facts alone; everything in it names a field. A debug
+//! page shows all of them, `tell` puts what changes into the log.
+
+mod tell;
 
 use kthena_gateway_api::FieldIssue;
 use serde::Serialize;
+
+pub use tell::{Remark, View, changes};
 
 use crate::source::Origin;
 

@@ -150,7 +150,7 @@ fn json_files_hold_one_or_many() {
 
 #[test]
 fn the_limit_of_documents_is_said() {
-    let text = GOOD.repeat(1) + "---\n" + &GOOD.replace("good", "b") + "---\n" + &GOOD.replace("good", "c");
+    let text = GOOD.to_owned() + "---\n" + &GOOD.replace("good", "b") + "---\n" + &GOOD.replace("good", "c");
     let documents = read(&text, Syntax::Yaml, 2);
     assert_eq!(documents.len(), 3);
     assert!(faults(&documents[2])[0].message.contains("limit of 2"));
