@@ -12,6 +12,7 @@ use clap::{Parser, ValueEnum};
 use crate::envoy;
 use crate::observe;
 use crate::publish::{self, Access, AccessError, Address, Bounds, Timeouts, Tls};
+use crate::source::folder::FolderConfig;
 
 /// Watches model routes, model servers and their pods, and tells Envoy and its filters where requests may go.
 #[derive(Clone, Debug, Parser)]
@@ -20,6 +21,22 @@ pub struct Config {
     /// Folder of manifests (ModelRoute, ModelServer, Pod, ...; YAML or JSON), watched for changes.
     #[arg(long, env = "KTHENA_FOLDER", value_name = "DIR")]
     pub folder: PathBuf,
+
+    /// Time between looks at the folder that no change asked for.
+    #[arg(long, env = "KTHENA_FOLDER_RESCAN", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    folder_rescan: Duration,
+
+    /// Files read of the folder.
+    #[arg(long, env = "KTHENA_FOLDER_MAX_FILES", default_value_t = 10_000)]
+    folder_max_files: usize,
+
+    /// Bytes read of a file: a larger one is not read.
+    #[arg(long, env = "KTHENA_FOLDER_MAX_FILE_BYTES", default_value_t = 16 * 1024 * 1024)]
+    folder_max_file_bytes: u64,
+
+    /// Documents read of all files together.
+    #[arg(long, env = "KTHENA_FOLDER_MAX_DOCUMENTS", default_value_t = 50_000)]
+    folder_max_documents: usize,
 
     /// Router configuration file with the global scheduling profile, in Kthena's form. Default: the profile of Kthena's
     /// Helm chart.
@@ -73,6 +90,10 @@ pub struct Config {
     /// What is logged: a level, or directives such as `info,kthena_controller=debug`.
     #[arg(long, env = "KTHENA_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
+
+    /// Threads for everything but watching the folder.
+    #[arg(long, env = "KTHENA_THREADS", default_value_t = 1)]
+    pub threads: usize,
 
     /// How long the end may take after SIGTERM.
     #[arg(long, env = "KTHENA_STOP_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
@@ -224,6 +245,8 @@ impl Config {
             return Err(Invalid::Debug(self.debug_listen));
         }
         for (name, zero) in [
+            ("threads", self.threads == 0),
+            ("folder-rescan", self.folder_rescan.is_zero()),
             ("state-max-subscribers", self.state.state_max_subscribers == 0),
             ("state-max-origins", self.state.state_max_origins == 0),
             ("state-tick", self.state.state_tick.is_zero()),
@@ -243,6 +266,17 @@ impl Config {
             return Err(Invalid::ScrapeTimeout { timeout, interval });
         }
         Ok(())
+    }
+
+    /// Which folder, and its bounds.
+    pub fn source(&self) -> FolderConfig {
+        FolderConfig {
+            path: self.folder.clone(),
+            rescan: self.folder_rescan,
+            max_files: self.folder_max_files,
+            max_file_bytes: self.folder_max_file_bytes,
+            max_documents: self.folder_max_documents,
+        }
     }
 
     /// Where the state service listens.

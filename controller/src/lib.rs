@@ -16,5 +16,6 @@ pub mod observe;
 pub mod picture;
 pub mod publish;
 pub mod run;
+pub mod serve;
 pub mod source;
 pub mod status;

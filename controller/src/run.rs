@@ -71,7 +71,7 @@ struct Loop {
 }
 
 /// Runs until the source ends, which it does when it is dropped.
-pub async fn run(parts: Parts, mut events: mpsc::Receiver<Vec<Event>>) {
+pub async fn run(parts: Parts, events: &mut mpsc::Receiver<Vec<Event>>) {
     let mut answers = parts.hub.answers();
     let table = Arc::clone(&parts.table);
     let mut state = Loop {
