@@ -43,6 +43,8 @@ pub(crate) struct JsonScan {
     pub(super) base: u64,
     pub(super) want: Want,
     pub(super) escape: Escape,
+    /// The offset before which ids are read one by one.
+    pub(super) ids_again_at: u64,
     cut: CutSequence,
 }
 
@@ -55,6 +57,7 @@ impl JsonScan {
             base: 0,
             want: Want::End,
             escape: Escape::None,
+            ids_again_at: 0,
             cut: CutSequence::default(),
         }
     }

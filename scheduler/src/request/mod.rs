@@ -10,6 +10,7 @@ mod error;
 mod facts;
 mod fields;
 mod path;
+mod prompt;
 mod scan;
 pub mod splice;
 

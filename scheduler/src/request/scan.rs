@@ -3,15 +3,9 @@
 use std::num::NonZeroU32;
 
 use super::fields::{self, Field, InnerKey, PromptField, Types};
-use super::{ApiForm, BodyError, IncludeUsage, ModelField, Prompt, RequestFacts, StreamOptions};
+use super::prompt::{BEFORE_SCALAR, BEFORE_TEXT, PromptReader};
+use super::{ApiForm, BodyError, IncludeUsage, ModelField, RequestFacts, StreamOptions};
 use crate::json::{At, JsonScan, Kind, Visit, Want};
-use crate::prefix::chain::ChainBuilder;
-
-/// Separators of the text stream; see [`fields`].
-const BEFORE_TEXT: u8 = 0xFF;
-const BEFORE_KEY: u8 = 0xFE;
-const BEFORE_SCALAR: u8 = 0xFD;
-const BEFORE_IDS: u8 = 0xFC;
 
 /// Scans one request body, in chunks of any size.
 #[derive(Debug)]
@@ -95,24 +89,6 @@ struct Reader {
     prompt: PromptReader,
 }
 
-/// The part of the reader that is about the prompt.
-#[derive(Debug)]
-struct PromptReader {
-    chain: ChainBuilder,
-    text_bytes: u64,
-    token_ids: Option<u64>,
-    /// Text or ids were found in an essential field.
-    found: bool,
-    /// The last thing read was an id of the list at hand, behind its separator.
-    ids_open: bool,
-    /// What the last key said.
-    key: InnerKey,
-    /// Depth of the object whose field is being left out.
-    skipped_at: Option<u32>,
-    /// Depth of the object whose field is read with its structure.
-    structured_at: Option<u32>,
-}
-
 impl Reader {
     fn new(form: ApiForm, block_bytes: NonZeroU32) -> Self {
         Self {
@@ -128,16 +104,7 @@ impl Reader {
             object_start: 0,
             max_tokens: None,
             cache_salt: None,
-            prompt: PromptReader {
-                chain: ChainBuilder::new(block_bytes),
-                text_bytes: 0,
-                token_ids: None,
-                found: false,
-                ids_open: false,
-                key: InnerKey::Plain,
-                skipped_at: None,
-                structured_at: None,
-            },
+            prompt: PromptReader::new(block_bytes),
         }
     }
 
@@ -154,11 +121,7 @@ impl Reader {
             object_start: self.object_start,
             max_tokens: self.max_tokens.map(|(_, tokens)| tokens),
             cache_salt: self.cache_salt,
-            prompt: Prompt {
-                text_bytes: self.prompt.text_bytes,
-                token_ids: self.prompt.token_ids,
-                chain: self.prompt.chain.finish(),
-            },
+            prompt: self.prompt.finish(),
             body_bytes,
         })
     }
@@ -245,22 +208,22 @@ impl Reader {
 
     fn begin_prompt(&mut self, field: &'static PromptField, kind: Kind, at: At) -> Result<Want, BodyError> {
         self.prompt.check(field, kind, at)?;
-        if self.prompt.skipped_at.is_some() {
+        if self.prompt.skips() {
             return Ok(Want::End);
         }
-        let structured = field.structured || self.prompt.structured_at.is_some();
+        let structured = self.prompt.structured(field);
         self.prompt.ids_open &= kind == Kind::Number;
         match kind {
             Kind::String => {
                 self.sink = Sink::Chain {
                     counts: field.essential && self.prompt.key != InnerKey::Role,
                 };
-                self.prompt.chain.push(&[BEFORE_TEXT]);
+                self.prompt.separate(BEFORE_TEXT);
                 return Ok(Want::Text);
             }
             Kind::Number if structured => {
                 self.sink = Sink::Chain { counts: false };
-                self.prompt.chain.push(&[BEFORE_SCALAR]);
+                self.prompt.separate(BEFORE_SCALAR);
                 return Ok(Want::Text);
             }
             Kind::Number if at.in_lists && at.depth > 1 && field.elements.has(Types::IDS) => {
@@ -278,10 +241,10 @@ impl Reader {
 
     fn end_prompt(&mut self, field: &'static PromptField, kind: Kind, at: At) -> Result<(), BodyError> {
         if kind == Kind::Key {
-            self.prompt.key(&self.capture, field.structured, at.depth);
+            self.prompt.key(&self.capture, field, at.depth);
             return Ok(());
         }
-        let structured = field.structured || self.prompt.structured_at.is_some();
+        let structured = self.prompt.structured(field);
         let id_expected = kind == Kind::Number && at.in_lists && at.depth > 1 && field.elements.has(Types::IDS);
         if id_expected && !structured {
             let id = std::str::from_utf8(&self.capture)
@@ -303,81 +266,6 @@ impl Reader {
         self.prompt.ids_open &= kind == Kind::Number;
         self.prompt.value_ended(at.depth);
         Ok(())
-    }
-}
-
-impl PromptReader {
-    /// Refuses types that the field's API does not know.
-    fn check(&self, field: &'static PromptField, kind: Kind, at: At) -> Result<(), BodyError> {
-        let allowed = match at.depth {
-            1 if kind == Kind::Null => return Ok(()),
-            1 => field.value,
-            2 if at.in_lists => field.elements,
-            3 if at.in_lists => field.inner,
-            _ => return Ok(()),
-        };
-        let fits = match kind {
-            Kind::String => allowed.has(Types::STRING),
-            Kind::Number => allowed.has(Types::IDS),
-            Kind::Object => allowed.has(Types::OBJECT),
-            Kind::Array => allowed.has(Types::ARRAY),
-            _ => allowed == Types::ANY,
-        };
-        if fits {
-            return Ok(());
-        }
-        Err(BodyError::WrongType {
-            field: field.name,
-            expected: field.expected,
-            offset: at.offset,
-        })
-    }
-
-    /// A key within the prompt has ended.
-    fn key(&mut self, key: &[u8], structured_field: bool, depth: u32) {
-        if self.skipped_at.is_some() {
-            return;
-        }
-        let structured = structured_field || self.structured_at.is_some();
-        self.key = fields::inner_key(key);
-        match self.key {
-            InnerKey::CacheMark => self.skipped_at = Some(depth),
-            InnerKey::Wrapping if !structured => self.skipped_at = Some(depth),
-            InnerKey::Structure if !structured => self.structured_at = Some(depth),
-            _ if structured => {
-                self.chain.push(&[BEFORE_KEY]);
-                self.chain.push(key);
-                self.text_bytes += key.len() as u64;
-            }
-            _ => {}
-        }
-    }
-
-    /// A value within the prompt has ended at `depth`: what its key switched on ends with it.
-    fn value_ended(&mut self, depth: u32) {
-        self.key = InnerKey::Plain;
-        if self.skipped_at == Some(depth) {
-            self.skipped_at = None;
-        }
-        if self.structured_at == Some(depth) {
-            self.structured_at = None;
-        }
-    }
-
-    fn scalar(&mut self, spelled: &[u8]) {
-        self.chain.push(&[BEFORE_SCALAR]);
-        self.chain.push(spelled);
-        self.text_bytes += spelled.len() as u64;
-    }
-
-    fn ids(&mut self, little_endian: &[u8], essential: bool) {
-        if !self.ids_open {
-            self.chain.push(&[BEFORE_IDS]);
-            self.ids_open = true;
-        }
-        self.chain.push(little_endian);
-        self.token_ids = Some(self.token_ids.unwrap_or(0) + little_endian.len() as u64 / 4);
-        self.found |= essential;
     }
 }
 
@@ -424,11 +312,7 @@ impl Visit for Reader {
     fn text(&mut self, piece: &[u8]) {
         match self.sink {
             Sink::Capture => self.capture.extend_from_slice(piece),
-            Sink::Chain { counts } => {
-                self.prompt.found |= counts && !piece.is_empty();
-                self.prompt.text_bytes += piece.len() as u64;
-                self.prompt.chain.push(piece);
-            }
+            Sink::Chain { counts } => self.prompt.text(piece, counts),
         }
     }
 

@@ -103,7 +103,8 @@ fn string() -> impl Strategy<Value = Vec<Unit>> {
         1 => (0xD800u16..0xE000).prop_map(Unit::Surrogate),
     ];
     prop_oneof![
-        3 => prop::collection::vec(unit, 0..12),
+        3 => prop::collection::vec(unit.clone(), 0..12),
+        1 => prop::collection::vec(unit, 60..400),
         1 => prop::sample::select(vec!["", "user", "hello there, this is a longer text without anything to escape in it at all"])
             .prop_map(units),
         1 => (0usize..200).prop_map(|length| units(&"x".repeat(length))),
@@ -115,8 +116,8 @@ fn literal() -> impl Strategy<Value = Tree> {
 }
 
 fn ids() -> impl Strategy<Value = Tree> {
-    let id = prop_oneof![30 => prop::sample::select(&NUMBERS[2..8]), 1 => prop::sample::select(NUMBERS)];
-    prop::collection::vec(id.prop_map(Tree::Literal), 0..40).prop_map(Tree::List)
+    let id = prop_oneof![99 => prop::sample::select(&NUMBERS[2..8]), 1 => prop::sample::select(NUMBERS)];
+    prop::collection::vec(id.prop_map(Tree::Literal), 0..90).prop_map(Tree::List)
 }
 
 fn key() -> impl Strategy<Value = Vec<Unit>> {
@@ -256,7 +257,11 @@ impl Speller {
         match tree {
             Tree::Literal(text) => self.out.push_str(text),
             Tree::Text(units) => self.string(units),
-            Tree::List(elements) => self.all('[', elements, ']', Self::tree),
+            Tree::List(elements) => match self.chance(3) {
+                0 => self.regular(elements, ","),
+                1 => self.regular(elements, ", "),
+                _ => self.all('[', elements, ']', Self::tree),
+            },
             Tree::Object(fields) => self.all('{', fields, '}', |speller, (key, value)| {
                 speller.string(key);
                 speller.space();
@@ -265,6 +270,16 @@ impl Speller {
                 speller.tree(value);
             }),
         }
+    }
+
+    /// A list as programs write it.
+    fn regular(&mut self, elements: &[Tree], comma: &str) {
+        self.out.push('[');
+        for (index, element) in elements.iter().enumerate() {
+            self.out.push_str(if index > 0 { comma } else { "" });
+            self.tree(element);
+        }
+        self.out.push(']');
     }
 
     fn all<T>(&mut self, open: char, elements: &[T], close: char, one: impl Fn(&mut Self, &T)) {
