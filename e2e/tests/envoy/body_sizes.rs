@@ -3,8 +3,9 @@
 use kthena_e2e::client::Ask;
 use kthena_e2e::clusters::Cluster;
 use kthena_e2e::scripted::Behaviour;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::rig::{CHAT, LLAMA, Rig, named, route, who};
+use crate::rig::{CHAT, LLAMA, Rig, SOON, named, route, who};
 
 /// The bound of our own server, bytes; Envoy's is a little above it.
 const BOUND: usize = 16 << 20;
@@ -35,4 +36,31 @@ async fn a_body_far_above_the_bound_is_refused_before_it_is_read_whole() {
     assert_eq!(answer.status, 413);
     assert_eq!(answer.json().unwrap()["error"]["code"], "request_too_large");
     assert_eq!(pod.take_seen().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_to_be_told_to_continue_is_told() {
+    let pod = named("pod").await;
+    let rig = Rig::start(&[Cluster::new(LLAMA, [pod.address()])], route(LLAMA, &[pod.address()])).await;
+    let mut connection = tokio::net::TcpStream::connect(rig.envoy.address()).await.unwrap();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4096\r\n\r\n");
+    connection.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut connection, "100 Continue\r\n\r\n").await;
+    connection.write_all(&[b'x'; 4096]).await.unwrap();
+    read_until(&mut connection, "{\"id\":\"pod\"}").await;
+    assert_eq!(pod.take_seen()[0].body_length, 4096);
+}
+
+/// Reads until the text received so far ends with these words.
+async fn read_until(connection: &mut tokio::net::TcpStream, words: &str) {
+    let mut text = String::new();
+    let reading = async {
+        while !text.ends_with(words) {
+            let mut piece = [0; 1024];
+            let length = connection.read(&mut piece).await.unwrap();
+            assert_ne!(length, 0, "the connection was closed after {text:?}");
+            text.push_str(&String::from_utf8_lossy(&piece[..length]));
+        }
+    };
+    tokio::time::timeout(SOON, reading).await.unwrap();
 }

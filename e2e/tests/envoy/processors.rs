@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kthena_e2e::clusters::Cluster;
-use kthena_e2e::noop::Noop;
+use kthena_e2e::envoy::place;
+use kthena_e2e::noop::{Decision, Noop};
 use kthena_e2e::ports::Reserved;
 use kthena_e2e::process::{Launch, Process, wait_until};
 use kthena_e2e::scratch::Scratch;
-use kthena_e2e::scripted::Behaviour;
+use kthena_e2e::scripted::{Behaviour, Scripted};
 
 use crate::rig::{LLAMA, Rig, SOON, named, who};
 
@@ -132,4 +133,29 @@ async fn a_processor_that_hangs_is_left_aside() {
     }
     pair.first.signal("CONT").unwrap();
     pair.rig.wait_for("kthena-ext-proc", "membership_healthy", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_that_never_answers_is_a_504_when_its_time_is_up() {
+    let pod = named("pod").await;
+    let silent = Scripted::start(Behaviour::Hang).await.unwrap();
+    let clusters = [
+        Cluster::new(LLAMA, [pod.address()]),
+        Cluster::new("silent", [silent.address()]),
+    ];
+    let rig = Rig::start_changed(&clusters, Decision::default(), |configuration| {
+        let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+        let filter = place(configuration, &format!("{manager}/http_filters/0/typed_config")).unwrap();
+        filter["message_timeout"] = "0.3s".into();
+        filter["grpc_service"]["envoy_grpc"]["cluster_name"] = "silent".into();
+    })
+    .await;
+    let answer = rig.chat().await;
+    assert_eq!(
+        (answer.status.as_u16(), pod.take_seen().len()),
+        (504, 0),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(answer.json().unwrap()["error"]["code"], "router_timeout");
 }

@@ -172,3 +172,26 @@ async fn when_the_whole_list_has_gone_another_pod_of_the_same_model_answers_and_
     let answer = rig.client.send(Ask::post(CHAT, "{}")).await.unwrap();
     assert_eq!((answer.status.as_u16(), qwen.take_seen().len()), (503, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_leaves_a_failing_pod_out_of_its_own_choices_but_not_of_a_decision() {
+    let (first, second) = (named("first").await, named("second").await);
+    let both = [first.address(), second.address()];
+    let rig = Rig::start(&[Cluster::new(LLAMA, both)], route(LLAMA, &both)).await;
+    first.behave(Behaviour::Answer(503, "{}".to_owned()));
+    for _ in 0..5 {
+        assert_eq!(who(&rig.chat().await), "second");
+    }
+    rig.wait_for(LLAMA, "outlier_detection.ejections_active", 1).await;
+    assert_eq!((first.take_seen().len(), second.take_seen().len()), (5, 5));
+
+    // The list is followed whatever Envoy thinks of its entries: who decides has to notice failing pods.
+    assert_eq!(who(&rig.chat().await), "second");
+    assert_eq!((first.take_seen().len(), second.take_seen().len()), (1, 1));
+
+    rig.noop.decide(route(LLAMA, &[]));
+    for _ in 0..10 {
+        assert_eq!(who(&rig.chat().await), "second");
+    }
+    assert_eq!(first.take_seen().len(), 0);
+}
