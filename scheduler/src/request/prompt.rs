@@ -1,4 +1,4 @@
-//! The prompt as it is gathered: its text stream into the chain, by the rules of [`fields`](super::fields).
+//! The prompt as it is gathered: its text stream into the chain, by the rules of `fields`.
 
 use std::num::NonZeroU32;
 
@@ -7,7 +7,7 @@ use super::{BodyError, Prompt};
 use crate::json::{At, Kind};
 use crate::prefix::chain::ChainBuilder;
 
-/// Separators of the text stream; see [`fields`](super::fields).
+/// Separators of the text stream; see `fields`.
 pub(super) const BEFORE_TEXT: u8 = 0xFF;
 const BEFORE_KEY: u8 = 0xFE;
 pub(super) const BEFORE_SCALAR: u8 = 0xFD;
