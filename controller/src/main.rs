@@ -45,6 +45,7 @@ fn start_log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseErr
     let filter: EnvFilter = config.log.parse()?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),

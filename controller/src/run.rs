@@ -21,8 +21,8 @@ use crate::metrics::{self, kind};
 use crate::observe::{Scraper, Table};
 use crate::picture::Picture;
 use crate::publish::{Hub, Resource};
-use crate::source::{Event, ObjectKey};
-use crate::status::Status;
+use crate::source::Event;
+use crate::status::{self, View};
 
 /// Changes that come this close together are compiled as one, milliseconds.
 const COALESCE_MS: u64 = 5;
@@ -163,16 +163,17 @@ impl Loop {
     /// Tells of a new outcome and offers it for publication. Returns how many resources it has.
     fn show(&mut self, output: Output, now: Time) -> usize {
         let before = Arc::clone(&self.parts.picture.borrow());
-        tell_changes(&before.statuses, &output.statuses);
         let mut picture = Picture::of(&self.index);
-        if before.problems != picture.problems {
-            for problem in picture
-                .problems
-                .iter()
-                .filter(|problem| !before.problems.contains(problem))
-            {
-                tracing::warn!(place = %problem.place, field = %problem.field, "{}", problem.message);
-            }
+        let old = View {
+            statuses: &before.statuses,
+            problems: &before.problems,
+        };
+        let new = View {
+            statuses: &output.statuses,
+            problems: &picture.problems,
+        };
+        for remark in status::changes(old, new) {
+            remark.log();
         }
         let envoy = clusters(&output.clusters);
         picture.clusters = output.clusters;
@@ -269,27 +270,4 @@ fn counts(resources: &[Resource]) -> std::collections::BTreeMap<&'static str, i6
         *counts.entry(resource.key.kind.as_str_name()).or_default() += 1;
     }
     counts
-}
-
-/// Logs what has become of objects.
-fn tell_changes(before: &[(ObjectKey, Status)], after: &[(ObjectKey, Status)]) {
-    for (key, status) in after {
-        let old = before
-            .binary_search_by(|(other, _)| other.cmp(key))
-            .ok()
-            .map(|at| &before[at].1);
-        if old.is_some_and(|old| (&old.errors, &old.warnings) == (&status.errors, &status.warnings)) {
-            continue;
-        }
-        let name = key.full_name();
-        for issue in &status.errors {
-            tracing::warn!(kind = %key.kind, name, place = %status.place, serving = status.serving, "refused: {issue}");
-        }
-        for issue in &status.warnings {
-            tracing::info!(kind = %key.kind, name, place = %status.place, "note: {issue}");
-        }
-        if old.is_some_and(|old| !old.accepted) && status.accepted {
-            tracing::info!(kind = %key.kind, name, place = %status.place, "accepted");
-        }
-    }
 }

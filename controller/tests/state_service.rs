@@ -1,30 +1,25 @@
 //! Stories of the state service, told by real gRPC clients over loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a story's helpers may fail it
 
-use std::collections::BTreeMap;
+mod filter;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::uri::PathAndQuery;
+use filter::{Filter, PATIENCE, open, up};
 use kthena_controller::clock::Clock;
 use kthena_controller::compile::EndpointKey;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::{Observation, Table};
 use kthena_controller::publish::{Access, Bounds, Hub, Key, MAX_MESSAGE, Resource, Server, Settings, Timeouts};
 use kthena_scheduler::state::proto::{
-    Ack, Echo, Endpoint, Endpoints, FromFilter, Hello, InFlight, Load, ModelRoute, Placement, Placements, Refusal,
-    Report, ResourceType, ResourceVersion, Settlement, Settlements, ToFilter, from_filter, to_filter,
+    Echo, Endpoint, Endpoints, Hello, InFlight, Load, ModelRoute, Placement, Placements, Report, ResourceType,
+    Settlement, Settlements, from_filter,
 };
 use prost::Message;
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::{Channel, ClientTlsConfig};
-use tonic::{Code, Request, Status, Streaming};
-
-/// Nothing here takes this long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Controller {
     hub: Arc<Hub>,
@@ -72,144 +67,6 @@ async fn start_with(settings: Settings, access: Access) -> Controller {
         table,
         metrics,
         address,
-    }
-}
-
-/// A filter that applies and acknowledges what it is told.
-struct Filter {
-    up: mpsc::Sender<FromFilter>,
-    down: Streaming<ToFilter>,
-    held: BTreeMap<Key, (u64, Bytes)>,
-    parts: BytesMut,
-    /// Names it refuses.
-    refuses: Option<&'static str>,
-    echoes: Vec<Echo>,
-    placements: Vec<Placement>,
-    settlements: Vec<Settlement>,
-    /// Resources received whole, by type.
-    received: Vec<Key>,
-    largest: usize,
-    synced: bool,
-}
-
-async fn open(
-    channel: Channel,
-    token: Option<&str>,
-) -> Result<(mpsc::Sender<FromFilter>, Streaming<ToFilter>), Status> {
-    let (up, messages) = mpsc::channel(16);
-    let mut grpc = tonic::client::Grpc::new(channel);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    let mut request = Request::new(ReceiverStream::new(messages));
-    if let Some(token) = token {
-        let value = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", value);
-    }
-    let path = PathAndQuery::from_static("/kthena.state.v1.State/Subscribe");
-    let codec = tonic_prost::ProstCodec::<FromFilter, ToFilter>::default();
-    Ok((up, grpc.streaming(request, path, codec).await?.into_inner()))
-}
-
-fn up(message: from_filter::Message) -> FromFilter {
-    FromFilter { message: Some(message) }
-}
-
-impl Filter {
-    async fn connect(controller: &Controller, origin: &str, have: Vec<ResourceVersion>) -> Self {
-        let url = format!("http://{}", controller.address);
-        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
-        let (sender, down) = open(channel, None).await.unwrap();
-        let hello = Hello {
-            origin: origin.into(),
-            have,
-            ..Hello::default()
-        };
-        sender.send(up(from_filter::Message::Hello(hello))).await.unwrap();
-        Self {
-            up: sender,
-            down,
-            held: BTreeMap::new(),
-            parts: BytesMut::new(),
-            refuses: None,
-            echoes: Vec::new(),
-            placements: Vec::new(),
-            settlements: Vec::new(),
-            received: Vec::new(),
-            largest: 0,
-            synced: false,
-        }
-    }
-
-    async fn send(&self, message: from_filter::Message) {
-        self.up.send(up(message)).await.unwrap();
-    }
-
-    /// Takes messages until the condition holds.
-    async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
-        while !condition(self) {
-            let message = timeout(PATIENCE, self.down.message()).await;
-            let message = message.unwrap_or_else(|_| panic!("waited in vain: {what}"));
-            self.take(message.unwrap().expect("the stream goes on")).await;
-        }
-    }
-
-    async fn take(&mut self, message: ToFilter) {
-        self.largest = self.largest.max(message.encoded_len());
-        if !message.echoes.is_empty() {
-            self.echoes = message.echoes;
-        }
-        match message.message.unwrap() {
-            to_filter::Message::Welcome(welcome) => assert!(!welcome.controller.is_empty()),
-            to_filter::Message::Placements(placements) => self.placements.extend(placements.placements),
-            to_filter::Message::Settlements(settlements) => self.settlements.extend(settlements.settlements),
-            to_filter::Message::Update(update) => {
-                let mut refused = Vec::new();
-                for part in update.resources {
-                    self.parts.extend_from_slice(&part.body);
-                    if part.part + 1 < part.parts {
-                        continue;
-                    }
-                    let body = self.parts.split().freeze();
-                    let key = Key::new(part.r#type(), part.name.as_str());
-                    assert_eq!(part.version, twox_hash::XxHash3_64::oneshot(&body));
-                    self.received.push(key.clone());
-                    if self.refuses == Some(&*key.name) {
-                        refused.push(Refusal {
-                            r#type: part.r#type,
-                            name: part.name,
-                            version: part.version,
-                            reason: "no such plugin".into(),
-                        });
-                    } else {
-                        self.held.insert(key, (part.version, body));
-                    }
-                }
-                for gone in update.removed {
-                    self.held.remove(&Key::new(gone.r#type(), gone.name.as_str()));
-                }
-                self.synced |= update.synced;
-                let nonce = update.nonce;
-                self.send(from_filter::Message::Ack(Ack { nonce, refused })).await;
-            }
-        }
-    }
-
-    fn have(&self) -> Vec<ResourceVersion> {
-        let held = self.held.iter();
-        held.map(|(key, (version, _))| ResourceVersion {
-            r#type: key.kind.into(),
-            name: key.name.to_string(),
-            version: *version,
-        })
-        .collect()
-    }
-
-    fn load(&self, endpoint: u64) -> Option<(u32, u64)> {
-        let (_, body) = self.held.get(&Key::new(ResourceType::Load, "ns/llama"))?;
-        let load = Load::decode(body.clone()).unwrap();
-        let of = load.endpoints.iter().find(|load| load.endpoint == endpoint)?;
-        Some((of.in_flight_requests, of.in_flight_tokens))
     }
 }
 
@@ -266,7 +123,7 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_filter_waits_for_the_first_configuration_then_holds_all_of_it() {
     let controller = start(settings()).await;
-    let mut filter = Filter::connect(&controller, "a", Vec::new()).await;
+    let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     assert!(
         timeout(Duration::from_millis(100), filter.until("nothing", |f| f.synced))
             .await
@@ -284,7 +141,7 @@ async fn a_filter_waits_for_the_first_configuration_then_holds_all_of_it() {
 async fn an_empty_configuration_is_a_complete_state_too() {
     let controller = start(settings()).await;
     controller.hub.set_config(Vec::new());
-    let mut filter = Filter::connect(&controller, "a", Vec::new()).await;
+    let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("first state", |f| f.synced).await;
     assert!(filter.held.is_empty());
 }
@@ -295,7 +152,7 @@ async fn only_what_changed_travels_and_what_is_gone_is_removed() {
     controller
         .hub
         .set_config(vec![route("ns/a", "1"), route("ns/b", "1"), route("ns/c", "1")]);
-    let mut filter = Filter::connect(&controller, "a", Vec::new()).await;
+    let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("first state", |f| f.synced).await;
     filter.received.clear();
     controller.hub.set_config(vec![route("ns/a", "1"), route("ns/b", "2")]);
@@ -309,14 +166,14 @@ async fn a_filter_that_returns_is_sent_what_differs_from_what_it_has() {
     controller
         .hub
         .set_config(vec![route("ns/a", "1"), route("ns/b", "1"), route("ns/c", "1")]);
-    let mut filter = Filter::connect(&controller, "a", Vec::new()).await;
+    let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("first state", |f| f.synced).await;
     let have = filter.have();
     let held = filter.held.clone();
     drop(filter);
     controller.hub.set_config(vec![route("ns/a", "1"), route("ns/b", "2")]);
 
-    let mut filter = Filter::connect(&controller, "a", have).await;
+    let mut filter = Filter::connect(&controller.address, "a", have).await;
     filter.held = held;
     filter.until("complete state", |f| f.synced).await;
     assert_eq!(filter.received, [route("ns/b", "2").key]);
@@ -326,9 +183,9 @@ async fn a_filter_that_returns_is_sent_what_differs_from_what_it_has() {
 #[tokio::test]
 async fn one_refused_resource_keeps_the_rest_and_is_told() {
     let controller = start(settings()).await;
-    let mut picky = Filter::connect(&controller, "picky", Vec::new()).await;
+    let mut picky = Filter::connect(&controller.address, "picky", Vec::new()).await;
     picky.refuses = Some("ns/bad");
-    let mut easy = Filter::connect(&controller, "easy", Vec::new()).await;
+    let mut easy = Filter::connect(&controller.address, "easy", Vec::new()).await;
     let generation = controller
         .hub
         .set_config(vec![route("ns/bad", "1"), route("ns/good", "1")]);
@@ -362,7 +219,7 @@ async fn a_large_resource_travels_in_parts() {
     let controller = start(settings()).await;
     let many: Vec<u64> = (0..20_000).collect();
     controller.hub.set_config(vec![endpoints(&many)]);
-    let mut filter = Filter::connect(&controller, "a", Vec::new()).await;
+    let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("state", |f| f.synced).await;
     assert_eq!(filter.held[&endpoints(&[]).key].1, endpoints(&many).body);
     assert!(filter.largest <= MAX_MESSAGE, "{}", filter.largest);
@@ -372,8 +229,8 @@ async fn a_large_resource_travels_in_parts() {
 async fn reports_are_summed_and_echoed_and_a_lost_origins_counts_go() {
     let controller = start(settings()).await;
     controller.hub.set_config(vec![endpoints(&[1, 2])]);
-    let mut one = Filter::connect(&controller, "one", Vec::new()).await;
-    let mut two = Filter::connect(&controller, "two", Vec::new()).await;
+    let mut one = Filter::connect(&controller.address, "one", Vec::new()).await;
+    let mut two = Filter::connect(&controller.address, "two", Vec::new()).await;
     one.send(report("one", 1, true, &[(1, 3)])).await;
     two.send(report("two", 1, true, &[(1, 2), (2, 1)])).await;
     one.until("the sum", |f| {
@@ -408,7 +265,7 @@ async fn reports_are_summed_and_echoed_and_a_lost_origins_counts_go() {
     two.until("the lost counts are gone", |f| f.load(1) == Some((2, 200)))
         .await;
     drop(two);
-    let mut three = Filter::connect(&controller, "three", Vec::new()).await;
+    let mut three = Filter::connect(&controller.address, "three", Vec::new()).await;
     three
         .until("all counts are zero", |f| {
             f.load(1) == Some((0, 0)) && f.load(2) == Some((0, 0))
@@ -422,12 +279,12 @@ async fn a_filter_that_returns_in_time_keeps_its_counts() {
     settings.reports.lost_after_ms = 60_000;
     let controller = start(settings).await;
     controller.hub.set_config(vec![endpoints(&[1])]);
-    let one = Filter::connect(&controller, "one", Vec::new()).await;
-    let mut watcher = Filter::connect(&controller, "watcher", Vec::new()).await;
+    let one = Filter::connect(&controller.address, "one", Vec::new()).await;
+    let mut watcher = Filter::connect(&controller.address, "watcher", Vec::new()).await;
     one.send(report("one", 1, true, &[(1, 3)])).await;
     watcher.until("counted", |f| f.load(1) == Some((3, 300))).await;
     drop(one);
-    let mut one = Filter::connect(&controller, "one", Vec::new()).await;
+    let mut one = Filter::connect(&controller.address, "one", Vec::new()).await;
     one.until("state", |f| f.synced).await;
     assert_eq!(one.load(1), Some((3, 300)));
     assert_eq!(
@@ -442,7 +299,7 @@ async fn a_filter_that_returns_in_time_keeps_its_counts() {
 async fn what_is_observed_reaches_the_filters_with_its_age() {
     let controller = start(settings()).await;
     controller.hub.set_config(vec![endpoints(&[1])]);
-    let mut filter = Filter::connect(&controller, "a", Vec::new()).await;
+    let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("state", |f| f.synced).await;
     let key = EndpointKey {
         uid: "uid-1".into(),
@@ -470,8 +327,8 @@ async fn what_is_observed_reaches_the_filters_with_its_age() {
 async fn placements_reach_the_others_and_newcomers_and_settlements_their_owner() {
     let controller = start(settings()).await;
     controller.hub.set_config(vec![endpoints(&[1])]);
-    let mut one = Filter::connect(&controller, "one", Vec::new()).await;
-    let mut two = Filter::connect(&controller, "two", Vec::new()).await;
+    let mut one = Filter::connect(&controller.address, "one", Vec::new()).await;
+    let mut two = Filter::connect(&controller.address, "two", Vec::new()).await;
     one.until("state", |f| f.synced).await;
     two.until("state", |f| f.synced).await;
     let placement = |endpoint| Placement {
@@ -484,7 +341,7 @@ async fn placements_reach_the_others_and_newcomers_and_settlements_their_owner()
     one.send(from_filter::Message::Placements(Placements { placements }))
         .await;
     two.until("placed", |f| f.placements == [placement(1)]).await;
-    let mut three = Filter::connect(&controller, "three", Vec::new()).await;
+    let mut three = Filter::connect(&controller.address, "three", Vec::new()).await;
     three.until("replayed", |f| f.placements == [placement(1)]).await;
 
     let settlement = |owner: &str| Settlement {
@@ -504,7 +361,7 @@ async fn a_slow_filter_skips_to_the_newest() {
     let controller = start(settings()).await;
     let body = "x".repeat(100_000);
     controller.hub.set_config(vec![route("ns/r", &body)]);
-    let mut slow = Filter::connect(&controller, "slow", Vec::new()).await;
+    let mut slow = Filter::connect(&controller.address, "slow", Vec::new()).await;
     slow.until("state", |f| f.synced).await;
     for n in 0..500 {
         controller.hub.set_config(vec![route("ns/r", &format!("{n}{body}"))]);
@@ -525,14 +382,14 @@ async fn two_hundred_filters_agree() {
     controller.hub.set_config(vec![endpoints(&[1])]);
     let mut filters = Vec::new();
     for n in 0..200 {
-        let filter = Filter::connect(&controller, &format!("f{n}"), Vec::new()).await;
+        let filter = Filter::connect(&controller.address, &format!("f{n}"), Vec::new()).await;
         filter.send(report(&format!("f{n}"), 1, true, &[(1, 1)])).await;
         filters.push(filter);
     }
     for filter in &mut filters {
         filter.until("the sum", |f| f.load(1) == Some((200, 20_000))).await;
     }
-    let mut late = Filter::connect(&controller, "late", Vec::new()).await;
+    let mut late = Filter::connect(&controller.address, "late", Vec::new()).await;
     let refused = timeout(PATIENCE, late.down.message()).await.unwrap().unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
 }
