@@ -144,8 +144,7 @@ fn check_routes(place: &str, dump: &Value, listener: &Value, manager: &Value, fi
 
 fn check_body_bound(place: &str, listener: &Value, host: &Value, findings: &mut Vec<Finding>) {
     let of_host = number(&host["request_body_buffer_limit"]);
-    // The limit of a connection is shared by the copy for us and the copy for a retry.
-    let of_listener = number(&listener["per_connection_buffer_limit_bytes"]).unwrap_or(1 << 20) / 2;
+    let of_listener = number(&listener["per_connection_buffer_limit_bytes"]).unwrap_or(1 << 20);
     if of_host.unwrap_or(of_listener) < BODY_BOUND {
         findings.push(Finding {
             setting: format!("{place}, request_body_buffer_limit"),

@@ -149,7 +149,7 @@ fn full_duplex_needs_no_message_timeout_and_a_large_listener_buffer_no_limit_of_
         .pointer_mut(&format!("{MANAGER}/route_config/virtual_hosts/0"))
         .unwrap();
     host.as_object_mut().unwrap().remove("request_body_buffer_limit");
-    dump["configs"][1]["static_listeners"][0]["listener"]["per_connection_buffer_limit_bytes"] = json!(33_554_432);
+    dump["configs"][1]["static_listeners"][0]["listener"]["per_connection_buffer_limit_bytes"] = json!(16_777_216);
     assert_eq!(check(&dump), []);
 }
 
