@@ -3,7 +3,6 @@
 //! What must always hold: nothing here changes anything, and no page waits for the request path: each reads the newest
 //! snapshot. `/readyz` says in words why a process is not ready, or serves with something less than fresh state.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,9 +14,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use kthena_scheduler::routing::{Backend, ModelRoute};
 use kthena_scheduler::snapshot::{Endpoint, ModelServer, Snapshot};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use crate::state::State;
 
@@ -31,40 +30,6 @@ pub struct Pages {
     metrics: Arc<Metrics>,
     decisions: Arc<Decisions>,
     draining: AtomicBool,
-}
-
-/// The last decisions that were explained.
-#[derive(Debug)]
-pub struct Decisions {
-    ring: Mutex<VecDeque<String>>,
-    capacity: usize,
-}
-
-// === impl Decisions ===
-
-impl Decisions {
-    /// Keeps the last `capacity`.
-    pub fn new(capacity: usize) -> Self {
-        Self {
-            ring: Mutex::new(VecDeque::new()),
-            capacity,
-        }
-    }
-
-    /// Keeps an explanation and forgets the oldest beyond the capacity.
-    pub fn push(&self, explanation: String) {
-        let mut ring = self.ring.lock();
-        if ring.len() >= self.capacity {
-            ring.pop_front();
-        }
-        if self.capacity > 0 {
-            ring.push_back(explanation);
-        }
-    }
-
-    fn newest_first(&self) -> Vec<String> {
-        self.ring.lock().iter().rev().cloned().collect()
-    }
 }
 
 // === impl Pages ===
@@ -312,7 +277,7 @@ mod tests {
             outbox: 4,
         });
         let metrics = Arc::new(Metrics::new(Arc::clone(&state), 10));
-        Pages::new(state, metrics, Arc::new(Decisions::new(2)))
+        Pages::new(state, metrics, Arc::new(Decisions::new(2, false)))
     }
 
     async fn get(router: Router, path: &str) -> (u16, String) {

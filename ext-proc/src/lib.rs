@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod admin;
 pub mod config;
+pub mod decisions;
 pub mod envoy_check;
 pub mod metrics;
 pub mod server;

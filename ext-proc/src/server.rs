@@ -23,8 +23,9 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::access_log::AccessLog;
-use crate::admin::{Decisions, Pages};
+use crate::admin::Pages;
 use crate::config::{Config, Listen, Serve};
+use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use crate::state::{State, Subscription, Timing};
 use crate::stream::{Processor, Shared};
@@ -58,23 +59,23 @@ enum Incoming {
 /// # Errors
 /// When it cannot begin: a port is taken, a file cannot be read, a flag does not fit another.
 pub async fn run(config: Config) -> Result<()> {
-    let tracing = Arc::new(telemetry::install(&config.telemetry)?);
+    let tracing = telemetry::install(&config.telemetry)?;
     let state = State::new(&config.sizes());
     let metrics = Arc::new(Metrics::new(
         Arc::clone(&state),
         config.bounds.max_metric_series as usize,
     ));
-    let pages = Pages::new(
-        Arc::clone(&state),
-        Arc::clone(&metrics),
-        Arc::new(Decisions::new(DECISIONS)),
-    );
+    let logged = config.requests.explain_log_share > 0.0;
+    let decisions = Arc::new(Decisions::new(DECISIONS, logged));
+    let pages = Pages::new(Arc::clone(&state), Arc::clone(&metrics), Arc::clone(&decisions));
     let max_open = config.bounds.max_in_flight as usize;
     let shared = Arc::new(Shared {
         state: Arc::clone(&state),
         settings: config.requests.settings(),
         leases: LeaseTable::new(max_open, max_open),
         metrics,
+        decisions,
+        tracing,
         max_held: config.bounds.max_held as usize,
     });
     let mut incoming = Vec::new();
@@ -117,9 +118,8 @@ pub async fn run(config: Config) -> Result<()> {
     drain(&pages, &stop, &mut servers, config.serve.drain_timeout).await;
     gone.send_replace(true);
     tasks.abort_all();
-    if let Ok(tracing) = Arc::try_unwrap(tracing) {
-        tracing.shutdown();
-    }
+    // Sending the last spans may block for some seconds, when nobody takes them.
+    tokio::task::block_in_place(|| shared.tracing.shutdown());
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //! takes them they are dropped, never waited for.
 
 use std::borrow::Cow;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use kthena_scheduler::exchange::Record;
@@ -71,7 +72,9 @@ pub struct RequestSpan {
 pub fn install(config: &Telemetry) -> Result<Tracing, TelemetryError> {
     let filter = EnvFilter::try_new(&config.log)?;
     let no_requests = filter_fn(|metadata: &Metadata<'_>| metadata.target() != TARGET);
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let log = match config.log_format {
         LogFormat::Text => format.boxed(),
         LogFormat::Json => format.json().boxed(),
@@ -132,6 +135,11 @@ impl Tracing {
         }
     }
 
+    /// Whether anything is traced at all.
+    pub fn is_on(&self) -> bool {
+        self.provider.is_some()
+    }
+
     /// Begins the span of a request, if it is traced. `random` is uniform.
     pub fn start(&self, traceparent: Option<&str>, tracestate: Option<&str>, random: u64) -> RequestSpan {
         if self.provider.is_none() {
@@ -153,8 +161,8 @@ impl Tracing {
     }
 
     /// Sends what is left. May take some seconds when nobody takes it.
-    pub fn shutdown(self) {
-        if let Some(provider) = self.provider
+    pub fn shutdown(&self) {
+        if let Some(provider) = &self.provider
             && let Err(error) = provider.shutdown_with_timeout(FLUSH)
         {
             tracing::warn!(%error, "the last spans may be lost");

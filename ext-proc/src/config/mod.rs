@@ -18,7 +18,13 @@ use crate::state::{ConnectError, Controller, Credentials, Sizes};
 
 /// Decides for Envoy where each inference request goes.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "kthena-ext-proc", version, about, max_term_width = 110)]
+#[command(
+    name = "kthena-ext-proc",
+    version,
+    about,
+    max_term_width = 110,
+    after_help = "`kthena-ext-proc check-envoy` compares a running Envoy with the settings that this program depends on."
+)]
 pub struct Config {
     /// Where Envoy connects.
     #[command(flatten)]
@@ -35,6 +41,15 @@ pub struct Config {
     /// What it tells about itself.
     #[command(flatten)]
     pub telemetry: Telemetry,
+}
+
+/// Compares a running Envoy with the settings that this program depends on; exit code 1 when they differ.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kthena-ext-proc check-envoy", version)]
+pub struct CheckEnvoy {
+    /// Envoy's admin interface.
+    #[arg(long, default_value = "http://127.0.0.1:9901", value_name = "URL")]
+    pub admin: String,
 }
 
 /// Where Envoy and operators connect.
@@ -251,6 +266,7 @@ impl Requests {
                 Saturated::Reject => WhenSaturated::Reject,
             },
             explain: self.explain.is_on(),
+            explain_below: (self.explain_log_share * u64::MAX as f64) as u64,
             usage_injection: self.usage_injection.is_on(),
         }
     }

@@ -6,7 +6,10 @@
 //! is one finding, not a list of consequences. The function is pure; fetching the dump is its caller's.
 
 mod dump;
+mod fetch;
 mod rules;
+
+pub use fetch::{FetchError, fetch};
 
 use serde_json::Value;
 

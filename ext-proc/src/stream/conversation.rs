@@ -8,6 +8,7 @@
 use kthena_scheduler::exchange::{
     Context, Dispatch, Effect, Exchange, Header, Input, LocalReply, RequestHead, ResponseHead, header,
 };
+use kthena_scheduler::explain::Explanation;
 use kthena_scheduler::lease::Relocation;
 use kthena_scheduler::prefix::Key;
 use kthena_scheduler::request::splice;
@@ -27,6 +28,8 @@ pub enum News {
         endpoint: EndpointId,
         /// The keys, in the prompt's order.
         placed: Vec<Key>,
+        /// Why, where it was made, as one line of JSON.
+        explanation: Option<String>,
     },
     /// Another endpoint served than the one picked.
     Relocated(Relocation),
@@ -333,8 +336,9 @@ impl Conversation {
         let rewritten = !dispatch.splices.is_empty();
         splice::apply(&mut body, &dispatch.splices);
         let destinations = dispatch.destinations();
-        if let Some(explanation) = &dispatch.explanation {
-            self.facts.push(("explanation", explanation.to_header()));
+        let explanation = dispatch.explanation.as_ref().map(Explanation::to_header);
+        if let Some(explanation) = explanation.as_ref().filter(|_| dispatch.asked_to_explain) {
+            self.facts.push(("explanation", explanation.clone()));
         }
         self.record_facts();
         let mut headers = std::mem::take(&mut dispatch.headers);
@@ -359,6 +363,7 @@ impl Conversation {
             news.push(News::Dispatched {
                 endpoint,
                 placed: dispatch.placed,
+                explanation,
             });
         }
     }

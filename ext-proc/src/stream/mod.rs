@@ -23,14 +23,16 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, Processin
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use kthena_scheduler::exchange::{Context, Settings, World};
+use kthena_scheduler::exchange::{Context, Header, RequestHead, Settings, World};
 use kthena_scheduler::lease::{LeaseTable, Ticket};
 use kthena_scheduler::pick::Scratch;
 use kthena_scheduler::time::Time;
 
+use crate::decisions::Decisions;
 use crate::metrics::{Metrics, Request as Counted};
 use crate::state::State;
 use crate::stream::conversation::{Conversation, News};
+use crate::telemetry::{RequestSpan, Tracing};
 use crate::wire::{BodyMode, Event, Replies, decode};
 
 /// What all streams share.
@@ -44,6 +46,10 @@ pub struct Shared {
     pub leases: LeaseTable,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Explanations for operators.
+    pub decisions: Arc<Decisions>,
+    /// Spans.
+    pub tracing: Tracing,
     /// Largest number of requests that wait for state at one time.
     pub max_held: usize,
 }
@@ -91,6 +97,7 @@ impl ExternalProcessor for Processor {
             wake: None,
             settled: false,
             begun: Instant::now(),
+            span: RequestSpan::default(),
             shared: Arc::clone(&self.0),
         }))
     }
@@ -108,6 +115,7 @@ pub struct Conversing {
     wake: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     settled: bool,
     begun: Instant,
+    span: RequestSpan,
     shared: Arc<Shared>,
 }
 
@@ -147,13 +155,30 @@ impl Conversing {
         if let Some(modes) = modes {
             self.conversation.learn_modes(modes);
         }
-        if let Event::RequestHeaders { .. } = &event {
+        if let Event::RequestHeaders { head, .. } = &event {
+            self.trace(head);
             let number = self.shared.leases.number();
             self.number = Some(number);
             let lease = format!("{}/{number}", self.shared.state.origin());
             self.conversation.add_fact("lease", lease);
         }
         self.act(|conversation, cx, replies, news| conversation.on_event(cx, event, replies, news));
+    }
+
+    /// Begins the request's span where it is traced, and names it to the model server.
+    fn trace(&mut self, head: &RequestHead) {
+        if !self.shared.tracing.is_on() || !head.path.starts_with("/v1/") {
+            return;
+        }
+        let random = self.shared.state.random();
+        self.span = self
+            .shared
+            .tracing
+            .start(head.header("traceparent"), head.header("tracestate"), random);
+        if let Some(value) = self.span.traceparent() {
+            let name = "traceparent";
+            self.conversation.add_header(Header { name, value });
+        }
     }
 
     /// Lets the conversation take a step in the newest world, and does what it tells.
@@ -193,7 +218,14 @@ impl Conversing {
     fn on_news(&mut self, news: News, now: Time, took: Duration) {
         match news {
             News::WakeAt(at) => self.hold(Duration::from_millis(at.since(now))),
-            News::Dispatched { endpoint, placed } => {
+            News::Dispatched {
+                endpoint,
+                placed,
+                explanation,
+            } => {
+                if let Some(explanation) = explanation {
+                    self.shared.decisions.push(explanation);
+                }
                 self.shared.metrics.decided(self.conversation.exchange().record(), took);
                 self.shared.state.placed(endpoint, &placed);
             }
@@ -255,6 +287,7 @@ impl Drop for Conversing {
             self.shared.leases.keep(number, ticket);
         }
         self.act(|conversation, cx, _, news| conversation.on_end(cx, news));
+        std::mem::take(&mut self.span).finish(self.conversation.exchange().record());
         self.shared.metrics.stream_closed();
     }
 }

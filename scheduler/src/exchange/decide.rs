@@ -82,9 +82,10 @@ impl Exchange {
             return Err(Failure::Saturated(server.name.to_string()));
         }
         self.remember(&target, &decision, engine_model, &facts.model.name);
-        let explanation = (cx.settings.explain && head.header(header::EXPLAIN).is_some())
-            .then(|| explain(server, cx.scratch, &decision));
-        if let Some(explanation) = &explanation {
+        let asked_to_explain = cx.settings.explain && head.header(header::EXPLAIN).is_some();
+        let sampled = cx.random < cx.settings.explain_below;
+        let explanation = (asked_to_explain || sampled).then(|| explain(server, cx.scratch, &decision));
+        if let Some(explanation) = explanation.as_ref().filter(|_| asked_to_explain) {
             self.response_headers.push(Header {
                 name: header::EXPLANATION,
                 value: explanation.to_header(),
@@ -116,6 +117,7 @@ impl Exchange {
             stages: vec![stage],
             placed,
             explanation,
+            asked_to_explain,
         };
         dispatch.headers = self.headers(&dispatch, head, seed);
         Ok(dispatch)

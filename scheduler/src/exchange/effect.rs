@@ -81,6 +81,8 @@ pub struct Dispatch {
     pub placed: Vec<Key>,
     /// Why, where it was asked for.
     pub explanation: Option<Explanation>,
+    /// Whether the explanation is for the client, too.
+    pub asked_to_explain: bool,
 }
 
 impl Dispatch {

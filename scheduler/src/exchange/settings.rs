@@ -13,6 +13,8 @@ pub struct Settings {
     pub when_saturated: WhenSaturated,
     /// Whether a client may ask for an explanation.
     pub explain: bool,
+    /// Decisions whose random number is below this are explained to the shell, for its log and its debug page.
+    pub explain_below: u64,
     /// Whether usage is asked of the engine for streams whose client did not, and the extra chunk withheld.
     pub usage_injection: bool,
     /// Calls made before each decision.
@@ -38,6 +40,7 @@ impl Default for Settings {
             state_wait_ms: 5_000,
             when_saturated: WhenSaturated::Serve,
             explain: false,
+            explain_below: 0,
             usage_injection: false,
             #[cfg(test)]
             probes: 0,
