@@ -122,7 +122,11 @@ async fn a_folder_put_in_the_place_of_another_is_watched_in_turn() {
     let folder = Folder::new("replaced");
     folder.write("root/a.yaml", &pod("a"));
     let root = folder.root.join("root");
-    let mut source = FolderSource::start(FolderConfig::new(&root)).unwrap();
+    let mut source = FolderSource::start(FolderConfig {
+        rescan: Duration::from_millis(50),
+        ..FolderConfig::new(&root)
+    })
+    .unwrap();
     assert_eq!(next(&mut source).await, ["+a a.yaml:1", "synced"]);
     fs::rename(&root, folder.root.join("away")).unwrap();
     assert_eq!(next(&mut source).await, ["!1"]);

@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::documents::Chunk;
+use super::document::{Content, Document, Fault};
 use super::lines::Lines;
-use super::{Content, Document, Fault, unknown};
+use super::split::Chunk;
+use super::unknown;
 use crate::source::object::{Kind, Object, ObjectKey};
 
 // Groups whose other kinds will matter later, or matter to others of this platform.
@@ -38,7 +39,7 @@ pub(super) fn yaml(chunk: &Chunk<'_>, documents: &mut Vec<Document>) {
                 snippets: serde_saphyr::SnippetMode::Off,
             });
             let line = chunk.lines_before + line.max(1);
-            documents.push(unreadable(first_line, line, format!("is not YAML: {message}")));
+            documents.push(Document::refused(first_line, line, format!("is not YAML: {message}")));
         }
     }
 }
@@ -57,22 +58,10 @@ pub(super) fn json(text: &str, documents: &mut Vec<Document>) {
             Some(Ok(value)) => objects(value, &text[start..values.byte_offset()], line, documents),
             Some(Err(error)) => {
                 let at = u32::try_from(error.line()).unwrap_or(line);
-                documents.push(unreadable(line, at, format!("is not JSON: {error}")));
+                documents.push(Document::refused(line, at, format!("is not JSON: {error}")));
                 return;
             }
         }
-    }
-}
-
-fn unreadable(line: u32, at: u32, message: String) -> Document {
-    let fault = Fault {
-        line: at,
-        field: String::new(),
-        message,
-    };
-    Document {
-        line,
-        content: Content::Refused(None, vec![fault]),
     }
 }
 

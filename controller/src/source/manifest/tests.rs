@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
+use super::document::Fault;
 use super::*;
-use crate::source::Kind;
+use crate::source::{Kind, ObjectKey};
 
 const GOOD: &str = "\
 apiVersion: networking.serving.volcano.sh/v1alpha1

@@ -12,7 +12,7 @@ pub(super) struct Chunk<'a> {
 }
 
 /// The documents that hold more than comments.
-pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
+pub(super) fn documents(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line) = (0, 0u32);
     let (mut at, mut line) = (0, 0u32);
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     fn cut(text: &str) -> Vec<(u32, &str)> {
-        split(text).into_iter().map(|c| (c.lines_before, c.text)).collect()
+        documents(text).into_iter().map(|c| (c.lines_before, c.text)).collect()
     }
 
     #[test]
