@@ -82,3 +82,32 @@ impl Pods {
         self.namespaces.values().map(|pods| pods.by_name.len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::pod::Eligibility;
+
+    fn pod(name: &str, app: &str) -> PodView {
+        PodView {
+            uid: name.into(),
+            namespace: "default".into(),
+            name: name.into(),
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            eligibility: Eligibility::NoAddress,
+        }
+    }
+
+    #[test]
+    fn labels_that_no_pod_has_any_more_are_forgotten() {
+        let mut pods = Pods::default();
+        pods.insert(pod("a", "m"));
+        pods.insert(pod("b", "x"));
+        pods.insert(pod("a", "n"));
+        let values: Vec<_> = pods.namespaces["default"].by_label["app"].keys().collect();
+        assert_eq!(values, ["n", "x"]);
+        pods.remove("default", "a");
+        pods.remove("default", "b");
+        assert!(pods.namespaces.is_empty());
+    }
+}
