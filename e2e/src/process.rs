@@ -239,14 +239,15 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
-    fn launch(name: &str, script: &str) -> Launch {
+    fn launch(name: &str, script: &str, folder: &Scratch) -> Launch {
         Launch {
             name: name.to_owned(),
             program: "sh".into(),
             args: vec!["-c".into(), script.into()],
             env: vec![("GREETING".to_owned(), "hello".to_owned())],
-            log: std::env::temp_dir().join(format!("kthena-process-{name}-{}.log", std::process::id())),
+            log: folder.path().join("log"),
         }
     }
 
@@ -256,7 +257,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_killed_when_it_is_dropped() {
-        let process = Process::start(launch("dropped", "exec sleep 60")).unwrap();
+        let folder = Scratch::new("process").unwrap();
+        let process = Process::start(launch("dropped", "exec sleep 60", &folder)).unwrap();
         let id = process.id();
         assert!(is_alive(id));
         drop(process);
@@ -265,8 +267,8 @@ mod tests {
 
     #[tokio::test]
     async fn its_output_is_in_the_log_and_its_cpu_time_is_counted() {
-        let mut process = Process::start(launch("busy", "echo $GREETING; while :; do :; done")).unwrap();
-        let _ = fs::metadata(process.log()).unwrap();
+        let folder = Scratch::new("process").unwrap();
+        let mut process = Process::start(launch("busy", "echo $GREETING; while :; do :; done", &folder)).unwrap();
         wait_until("CPU time", Duration::from_secs(20), async || {
             process.cpu().unwrap() >= Duration::from_millis(50)
         })
@@ -275,14 +277,15 @@ mod tests {
         assert!(process.resident().unwrap() > 0);
         assert_eq!(process.last_lines(1), "hello");
         process.kill().unwrap();
-        fs::remove_file(process.log()).unwrap();
     }
 
     #[tokio::test]
     async fn a_process_that_ignores_the_request_to_end_is_killed_and_that_is_an_error() {
+        let folder = Scratch::new("process").unwrap();
         let mut process = Process::start(launch(
             "stubborn",
             "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+            &folder,
         ))
         .unwrap();
         wait_until("the trap", Duration::from_secs(20), async || {
@@ -297,9 +300,10 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
+        let folder = Scratch::new("process").unwrap();
         let missing = Launch {
             program: "/nowhere/envoy".into(),
-            ..launch("missing", "")
+            ..launch("missing", "", &folder)
         };
         let error = Process::start(missing).unwrap_err();
         assert!(error.to_string().contains("/nowhere/envoy"), "{error}");
