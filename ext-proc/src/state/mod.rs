@@ -10,9 +10,13 @@ mod clock;
 mod connect;
 mod outbox;
 mod session;
+#[cfg(test)]
+mod stories;
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 mod stub;
 mod subscribe;
+#[cfg(test)]
+mod testing;
 
 pub use clock::Clock;
 pub use connect::{ConnectError, Controller, Credentials};

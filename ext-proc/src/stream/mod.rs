@@ -238,10 +238,12 @@ impl Conversing {
         if self.wake.is_none() {
             self.shared.metrics.readings().held.fetch_add(1, Relaxed);
         }
-        let mut changed = self.shared.state.changed();
+        let state = Arc::clone(&self.shared.state);
         self.wake = Some(Box::pin(async move {
-            // Either way the exchange looks again: there may be state now, or the wait is over.
-            let _ = tokio::time::timeout(wait, changed.changed()).await;
+            let mut changed = state.changed();
+            // Looks before it waits: state may have come since the exchange looked. Either way it looks again.
+            let ready = changed.wait_for(|_| state.snapshot().is_some());
+            let _ = tokio::time::timeout(wait, ready).await;
         }));
     }
 
