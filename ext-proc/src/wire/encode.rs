@@ -80,7 +80,13 @@ impl Replies {
 
     /// The request goes on, changed.
     pub fn change(&mut self, to: To, change: Change) {
-        let set_headers = set(change.headers);
+        // Envoy holds the body that we send against the length that the head tells, and an engine may refuse a body
+        // without a length.
+        let length = change.body.as_ref().map(|body| Header {
+            name: "content-length",
+            value: body.len().to_string(),
+        });
+        let set_headers = set(change.headers.into_iter().chain(length));
         let common = CommonResponse {
             header_mutation: Some(HeaderMutation {
                 remove_headers: removed(&set_headers),
