@@ -1,5 +1,8 @@
-//! `gpu-usage`: prefers endpoints whose KV cache has room: `100 * (1 - usage)`.
+//! `gpu-usage`: avoids endpoints whose KV cache is filling up: `100 * (1 - max(0, usage - 0.5))`.
 //!
+//! Kthena scores `100 * (1 - usage)`. But the figure is up to a second old and the same for all deciders, and it tells
+//! little as long as there is room: it drew all requests of a second to the endpoint that had been emptiest, and
+//! conversations away from their cache. Up to one half it therefore costs nothing; above, a point for each percent.
 //! An engine that does not say, or whose sample is old, fades towards the average of the others.
 
 use serde_json::{Map, Value};
@@ -7,6 +10,9 @@ use serde_json::{Map, Value};
 use super::demand::trust;
 use super::fade::fade;
 use super::plugin::{Candidates, Refusal, Score, none};
+
+/// Usage up to this share of the cache costs nothing.
+const HARMLESS: f32 = 0.5;
 
 #[derive(Debug)]
 struct GpuUsage;
@@ -21,7 +27,8 @@ impl Score for GpuUsage {
         fade(points, |at| {
             let view = &candidates.views[at];
             let usage = view.sample.kv_usage?;
-            Some(((1.0 - usage.clamp(0.0, 1.0)) * 100.0, trust(view.sample_age)))
+            let excess = (usage.clamp(0.0, 1.0) - HARMLESS).max(0.0);
+            Some((100.0 * (1.0 - excess), trust(view.sample_age)))
         });
     }
 }
@@ -57,16 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn free_cache_is_points() {
-        assert_eq!(
-            points(&[(Some(0.25), 0), (Some(1.0), 0), (Some(7.0), 0)]),
-            [75.0, 0.0, 0.0]
-        );
+    fn only_a_cache_that_fills_up_costs_points() {
+        let points = points(&[(Some(0.25), 0), (Some(0.75), 0), (Some(7.0), 0)]);
+        assert_eq!(points, [100.0, 75.0, 50.0]);
     }
 
     #[test]
     fn who_does_not_say_is_unscored_and_who_said_it_long_ago_counts_as_average() {
-        let points = points(&[(Some(0.0), 0), (Some(0.5), 0), (None, 0), (Some(1.0), 120_000)]);
+        let points = points(&[(Some(0.0), 0), (Some(1.0), 0), (None, 0), (Some(1.0), 120_000)]);
         assert_eq!(points[..2], [100.0, 50.0]);
         assert!(points[2].is_nan());
         assert!((points[3] - 75.0).abs() < 0.1, "{points:?}");

@@ -1,13 +1,19 @@
-//! `least-latency`: prefers endpoints that answered fast lately.
+//! `least-latency`: avoids endpoints that answered slower than the others lately.
 //!
-//! For the time to first token and the time per output token alike, an endpoint that took `t` gets
-//! `100 * (1 - (t - best) / max(worst - best, best, floor))`: up to twice the best time the points tell the relation to
-//! the best, not the place in the field, so that noise of a few percent does not decide (Kthena divides by
-//! `worst - best` alone). `TTFTTPOTWeightFactor` is the share of the first. The floor (100 ms, 20 ms) keeps an endpoint
-//! that happened to serve from its cache from making all others look slow.
+//! For the time to first token and the time per output token alike, an endpoint that took `t` where the mean is `m` gets
+//!
+//! ```text
+//! 100                                          if t <= m
+//! 100 * (1 - (t - m) / (t + 3 m + slack))      otherwise; slack = 1 s and 100 ms
+//! ```
+//!
+//! and `TTFTTPOTWeightFactor` is the share of the first. Kthena spreads 100 points between the fastest and the slowest.
+//! But most of the difference is the doing of the requests, not of the endpoint: who got the cached prompts was fast.
+//! So being faster than the mean gains nothing, being a little slower costs little, one outlier does not squeeze the
+//! others together, and what is far slower loses nearly all.
 //!
 //! Latency is a memory of requests served, and an endpoint that gets none makes no new ones: what it did fades with a
-//! half-life of ten seconds towards the average, so that one that was once slow gets its chance again.
+//! half-life of ten seconds towards the mean, so that one that was once slow gets its chance again.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -19,9 +25,9 @@ use crate::load::View;
 /// The memory of a latency halves in this time.
 const HALF_LIFE_MS: u64 = 10_000;
 
-/// Differences below these, in seconds, cost no more than a part of the points.
-const TTFT_FLOOR: f32 = 0.1;
-const TPOT_FLOOR: f32 = 0.02;
+/// Seconds that nobody waits for knowingly: differences that are small against them cost little.
+const TTFT_SLACK: f32 = 1.0;
+const TPOT_SLACK: f32 = 0.1;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,8 +48,7 @@ struct LeastLatency {
 /// One kind of latency over the candidates.
 struct Scale {
     mean: f32,
-    best: f32,
-    points_per_second: f32,
+    slack: f32,
 }
 
 pub(super) fn score(args: &Map<String, Value>) -> Result<Box<dyn Score>, Refusal> {
@@ -61,8 +66,8 @@ pub(super) fn score(args: &Map<String, Value>) -> Result<Box<dyn Score>, Refusal
 
 impl Score for LeastLatency {
     fn score(&self, candidates: &Candidates<'_>, points: &mut [f32]) {
-        let ttft = Scale::of(candidates.views, |view| view.latency.ttft, TTFT_FLOOR);
-        let tpot = Scale::of(candidates.views, |view| view.latency.tpot, TPOT_FLOOR);
+        let ttft = Scale::of(candidates.views, |view| view.latency.ttft, TTFT_SLACK);
+        let tpot = Scale::of(candidates.views, |view| view.latency.tpot, TPOT_SLACK);
         for (point, view) in points.iter_mut().zip(candidates.views) {
             *point = match (view.latency.ttft, view.latency.tpot) {
                 (Some(first), Some(next)) => {
@@ -81,30 +86,25 @@ fn trust(view: &View) -> f32 {
 }
 
 impl Scale {
-    fn of(views: &[View], value: impl Fn(&View) -> Option<f32>, floor: f32) -> Self {
-        let known = || views.iter().filter_map(|view| Some((value(view)?, trust(view))));
+    fn of(views: &[View], value: impl Fn(&View) -> Option<f32>, slack: f32) -> Self {
         let (mut sum, mut weight) = (0.0, f32::MIN_POSITIVE);
-        for (value, trust) in known() {
-            sum += value * trust;
-            weight += trust;
+        for view in views {
+            if let Some(value) = value(view) {
+                let trust = trust(view);
+                sum += value * trust;
+                weight += trust;
+            }
         }
         let mean = sum / weight;
-        let (mut best, mut worst) = (f32::INFINITY, 0.0f32);
-        for (value, trust) in known() {
-            let value = mean + (value - mean) * trust;
-            best = best.min(value);
-            worst = worst.max(value);
-        }
         Self {
             mean,
-            best,
-            points_per_second: 100.0 / (worst - best).max(best).max(floor),
+            slack: 3.0 * mean + slack,
         }
     }
 
     fn points(&self, value: f32, trust: f32) -> f32 {
-        let faded = self.mean + (value - self.mean) * trust;
-        100.0 - (faded - self.best) * self.points_per_second
+        let excess = ((value - self.mean) * trust).max(0.0);
+        100.0 * (1.0 - excess / (self.mean + excess + self.slack))
     }
 }
 
@@ -144,12 +144,24 @@ mod tests {
     }
 
     #[test]
-    fn a_small_difference_costs_little_and_a_large_one_all() {
+    fn a_small_difference_costs_little_and_a_large_one_nearly_all() {
         let near = points(&[(Some(1.0), 0), (Some(1.1), 0)]);
         assert_eq!(near[0], 100.0);
-        assert!((near[1] - 90.0).abs() < 0.1, "{near:?}");
-        let far = points(&[(Some(1.0), 0), (Some(9.0), 0), (Some(5.0), 0)]);
-        assert_eq!(far, [100.0, 0.0, 50.0]);
+        assert!(near[1] > 98.0, "{near:?}");
+        let far = points(&[
+            (Some(1.0), 0),
+            (Some(1.0), 0),
+            (Some(1.0), 0),
+            (Some(1.0), 0),
+            (Some(60.0), 0),
+        ]);
+        assert!(far[0] == 100.0 && far[4] < 55.0, "{far:?}");
+    }
+
+    #[test]
+    fn being_faster_than_the_others_gains_nothing() {
+        let points = points(&[(Some(0.05), 0), (Some(0.5), 0), (Some(0.5), 0), (Some(0.5), 0)]);
+        assert!(points[0] - points[1] < 5.0, "{points:?}");
     }
 
     #[test]
@@ -158,7 +170,7 @@ mod tests {
             let points = points(&[(Some(1.0), 0), (Some(1.0), 0), (Some(9.0), age)]);
             points[0] - points[2]
         };
-        assert_eq!(cost(0), 100.0);
+        assert!(cost(0) > 20.0, "{}", cost(0));
         assert!(cost(20_000) > cost(40_000));
         assert!(cost(120_000) < 1.0, "{}", cost(120_000));
     }

@@ -1,9 +1,18 @@
 //! `least-request`: keeps endpoints whose queue is short, and prefers those with the least to do.
 //!
-//! The filter keeps an endpoint while fewer than `maxWaitingRequests` wait in its engine. The score is
-//! `100 * (1 - (d - d_min) / max(d_max - d_min, maxWaitingRequests))`, where `d` is the demand in requests, half of it
-//! weighed by uncached prompt tokens. Kthena divides by `d_max - d_min` alone, which turns one request more into 100
-//! points; with the floor it costs `100 / maxWaitingRequests` and cannot drown cache affinity.
+//! The filter keeps an endpoint while fewer than `maxWaitingRequests` wait in its engine. The score takes the demand `d`
+//! of each candidate, in requests, half of it weighed by uncached prompt tokens. With `m` the mean over the candidates:
+//!
+//! ```text
+//! range = max(2 * maxWaitingRequests, m / 2)
+//! above the mean:  100 points lost for every `range` requests
+//! below the mean:  as much, but all of it together at most 10 points
+//! ```
+//!
+//! Kthena spreads 100 points between the least and the most loaded, whatever lies between them: one request more can
+//! cost as much as a fully cached prompt gains. Here it costs 5 points by default. Being less loaded than average gains
+//! little, since the endpoint that is least loaded is so for all deciders at once, and the picture they share is old:
+//! a large gain is a stampede.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,6 +26,12 @@ const DEFAULT_MAX_WAITING: u32 = 10;
 /// The share of demand that is weighed by uncached prompt tokens rather than counted by heads: a long cold prompt keeps
 /// an engine's prefill busy for as long as many short ones.
 const TOKEN_SHARE: f32 = 0.5;
+
+/// By how much of the mean an endpoint may be busier before that costs all points.
+const RANGE: f32 = 0.5;
+
+/// The most points between the least loaded endpoint and the mean: as many as the pick takes for nearly equal.
+const BELOW: f32 = 10.0;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,18 +73,22 @@ impl Filter for LeastRequest {
 impl Score for LeastRequest {
     fn score(&self, candidates: &Candidates<'_>, points: &mut [f32]) {
         let requests_per_token = requests_per_token(candidates);
-        let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+        let (mut least, mut sum) = (f32::INFINITY, 0.0);
         for (point, view) in points.iter_mut().zip(candidates.views) {
             let by_head = view.in_flight as f32;
             let by_tokens = view.in_flight_tokens as f32 * requests_per_token;
             let demand = demand(view) + TOKEN_SHARE * (by_tokens - by_head);
             least = least.min(demand);
-            most = most.max(demand);
+            sum += demand;
             *point = demand;
         }
-        let points_per_request = 100.0 / (most - least).max(self.max_waiting);
+        let mean = sum / candidates.views.len().max(1) as f32;
+        let range = (2.0 * self.max_waiting).max(RANGE * mean);
+        let above = 100.0 / range;
+        let below = above.min(BELOW / (mean - least).max(f32::MIN_POSITIVE));
         for point in points {
-            *point = 100.0 - (*point - least) * points_per_request;
+            let cost = (point.min(mean) - least) * below + (*point - mean).max(0.0) * above;
+            *point = (100.0 - cost).max(0.0);
         }
     }
 }
@@ -118,15 +137,22 @@ mod tests {
     }
 
     #[test]
-    fn one_request_more_costs_ten_points_not_a_hundred() {
-        assert_eq!(points(&[busy(0, 0), busy(1, 100)]), [100.0, 90.0]);
+    fn one_request_more_costs_five_points_not_a_hundred() {
+        assert_eq!(points(&[busy(0, 0), busy(1, 100)]), [100.0, 95.0]);
     }
 
     #[test]
-    fn a_wide_spread_uses_the_whole_range() {
-        assert_eq!(
-            points(&[busy(0, 0), busy(40, 4000), busy(20, 2000)]),
-            [100.0, 0.0, 50.0]
+    fn being_less_loaded_than_average_gains_little_and_more_loaded_costs_much() {
+        let points = points(&[busy(0, 0), busy(20, 2000), busy(20, 2000), busy(40, 4000)]);
+        assert_eq!(points, [100.0, 90.0, 90.0, 0.0]);
+    }
+
+    #[test]
+    fn in_a_large_load_a_request_counts_less() {
+        let points = points(&[busy(100, 10_000), busy(100, 10_000), busy(110, 11_000)]);
+        assert!(
+            points[0] - points[2] > 15.0 && points[0] - points[2] < 25.0,
+            "{points:?}"
         );
     }
 
