@@ -1,6 +1,6 @@
 //! The schema that an API server would enforce: names, limits, defaults and rules are Kthena's.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer};
 use kube::CustomResourceExt;
