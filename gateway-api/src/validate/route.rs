@@ -259,11 +259,6 @@ mod tests {
             "at most 10",
         );
         one_error(
-            json!({"modelName": "m", "rules": []}),
-            "spec.rules",
-            "at least one rule",
-        );
-        one_error(
             json!({"modelName": "m", "rules": [{"targetModels": []}]}),
             "spec.rules[0].targetModels",
             "one target",
