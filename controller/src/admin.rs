@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::compile::{EndpointKey, ScrapeTarget};
 use crate::observe::Table;
 use crate::picture::Picture;
-use crate::publish::{Hub, Key};
+use crate::publish::{Acceptance, Hub, Key};
 use crate::source::{Kind, ObjectKey};
 
 /// What the pages show.
@@ -180,13 +180,17 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         .iter()
         .map(|(key, status)| {
             let mut object = json!({"kind": key.kind, "name": key.full_name(), "status": status});
-            if let Some(kind) = resource_type(key.kind) {
-                let acceptance = admin.hub.acceptance(&Key::new(kind, key.full_name()));
-                object["programmed"] = acceptance.is_programmed().into();
+            let parts = resource_types(key.kind).iter();
+            let parts: Vec<_> = parts
+                .filter_map(|kind| admin.hub.acceptance(&Key::new(*kind, key.full_name())))
+                .collect();
+            if let Some(first) = parts.first() {
+                let refused: Vec<_> = parts.iter().flat_map(|part| &part.refused).collect();
+                object["programmed"] = parts.iter().all(Acceptance::is_programmed).into();
                 object["filters"] = json!({
-                    "connected": acceptance.subscribers,
-                    "acknowledged": acceptance.acknowledged,
-                    "refused": acceptance.refused,
+                    "connected": first.subscribers,
+                    "acknowledged": parts.iter().map(|part| part.acknowledged).min(),
+                    "refused": refused,
                 });
             }
             object
@@ -200,11 +204,12 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
     Json(json!({"objects": objects, "problems": problems}))
 }
 
-fn resource_type(kind: Kind) -> Option<ResourceType> {
+/// The resources that an object becomes.
+fn resource_types(kind: Kind) -> &'static [ResourceType] {
     match kind {
-        Kind::ModelRoute => Some(ResourceType::Route),
-        Kind::ModelServer => Some(ResourceType::Server),
-        Kind::ExternalModelProvider | Kind::Pod => None,
+        Kind::ModelRoute => &[ResourceType::Route],
+        Kind::ModelServer => &[ResourceType::Server, ResourceType::Endpoints, ResourceType::Profile],
+        Kind::ExternalModelProvider | Kind::Pod => &[],
     }
 }
 

@@ -39,7 +39,7 @@ fn settings() -> Settings {
         placements_bytes: 1 << 20,
         max_settlements: 100,
         sample_wait_ms: 50,
-        ack_timeout_ms: 5_000,
+        ack_timeout_ms: 60_000,
     }
 }
 
@@ -53,7 +53,7 @@ async fn start_with(settings: Settings, access: Access) -> Controller {
     let hub = Hub::new(settings, Arc::clone(&table), Clock::start(), metrics.publish.clone());
     let timeouts = Timeouts {
         hello: Duration::from_millis(300),
-        send: Duration::from_secs(5),
+        send: Duration::from_secs(60),
         tick: Duration::from_millis(10),
     };
     let address = "127.0.0.1:0".parse().unwrap();
@@ -193,9 +193,9 @@ async fn one_refused_resource_keeps_the_rest_and_is_told() {
     easy.until("state", |f| f.synced).await;
     eventually("answers", || controller.hub.acknowledged(generation)).await;
 
-    let good = controller.hub.acceptance(&route("ns/good", "1").key);
+    let good = controller.hub.acceptance(&route("ns/good", "1").key).unwrap();
     assert_eq!((good.subscribers, good.acknowledged, good.refused.len()), (2, 2, 0));
-    let bad = controller.hub.acceptance(&route("ns/bad", "1").key);
+    let bad = controller.hub.acceptance(&route("ns/bad", "1").key).unwrap();
     assert_eq!(bad.acknowledged, 1);
     assert_eq!(bad.refused, [("picky".to_string(), "no such plugin".to_string())]);
 
@@ -206,7 +206,7 @@ async fn one_refused_resource_keeps_the_rest_and_is_told() {
     picky.until("mended", |f| f.held.len() == 2).await;
     easy.until("mended", |f| f.received.len() == 3).await;
     eventually("answers", || controller.hub.acknowledged(generation)).await;
-    let mended = controller.hub.acceptance(&route("ns/bad", "2").key);
+    let mended = controller.hub.acceptance(&route("ns/bad", "2").key).unwrap();
     assert_eq!(
         (mended.acknowledged, mended.refused.len()),
         (2, 0),

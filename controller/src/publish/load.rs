@@ -139,6 +139,11 @@ impl Loads {
         made || !touched.is_empty()
     }
 
+    /// The generation of the newest Load.
+    pub(super) fn newest(&self) -> u64 {
+        self.generation
+    }
+
     /// The Loads that have been made, with their generations.
     pub(super) fn made(&self) -> impl Iterator<Item = (&Arc<str>, u64, &Resource)> {
         self.servers

@@ -14,13 +14,16 @@ mod placements;
 mod resource;
 mod service;
 mod subscriber;
+mod subscription;
+mod view;
 
 /// The gRPC server stub, generated.
 #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
 mod stub;
 
 pub use access::{Access, AccessError, Address, Tls};
-pub use hub::{Acceptance, Hub, PROTOCOL_MINOR, Refusal, Settings, SubscriberView, Subscription};
+pub use hub::{Hub, PROTOCOL_MINOR, Settings};
 pub use merge::Bounds;
 pub use resource::{Key, MAX_MESSAGE, Resource};
 pub use service::{Server, Timeouts};
+pub use view::{Acceptance, SubscriberView};

@@ -19,6 +19,8 @@ pub(super) struct Ring {
     bytes: usize,
     /// Number of the next placement.
     next: u64,
+    /// Everything before this number has been pushed out.
+    evicted: u64,
     entries: VecDeque<Entry>,
 }
 
@@ -47,6 +49,7 @@ impl Ring {
             max_bytes,
             bytes: 0,
             next: 0,
+            evicted: 0,
             entries: VecDeque::new(),
         }
     }
@@ -72,6 +75,7 @@ impl Ring {
                 && let Some(oldest) = self.entries.pop_front()
             {
                 self.bytes -= oldest.bytes;
+                self.evicted = oldest.number + 1;
             }
         }
         left_out
@@ -86,13 +90,12 @@ impl Ring {
 
     /// Reads on from `cursor`, which a new subscriber starts at 0.
     pub(super) fn read(&self, cursor: &mut u64, reader: SubscriberId) -> Read {
-        let oldest = self.entries.front().map_or(self.next, |entry| entry.number);
         let mut read = Read {
             // A cursor of 0 has never read: what it did not see was not meant for it.
             missed: if *cursor == 0 {
                 0
             } else {
-                oldest.saturating_sub(*cursor)
+                self.evicted.saturating_sub(*cursor)
             },
             messages: Vec::new(),
         };

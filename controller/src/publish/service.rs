@@ -20,8 +20,9 @@ use tonic::transport::ServerTlsConfig;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::{Access, Address};
-use super::hub::{Hub, Refusal, Subscription};
+use super::hub::Hub;
 use super::stub::state_server::{State, StateServer};
+use super::subscription::{Refusal, Subscription};
 use crate::metrics::{self, kind};
 
 /// Largest message a filter may send, bytes. A complete report may be longer than what we send.
@@ -236,7 +237,7 @@ impl Session {
         match first {
             Ok(Ok(Some(FromFilter {
                 message: Some(from_filter::Message::Hello(hello)),
-            }))) => self.hub.subscribe(hello),
+            }))) => Subscription::begin(&self.hub, hello),
             _ => Err(Refusal::NoHello),
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct Subscriber {
     sent: BTreeMap<Key, u64>,
     /// Generation of the Load of each ModelServer it was sent.
     sent_load: HashMap<Arc<str>, u64>,
+    /// The newest of all Loads when it was last sent some.
+    newest_load: u64,
     unacknowledged: VecDeque<Unacknowledged>,
     nonce: u64,
     synced: bool,
@@ -91,6 +93,7 @@ impl Subscriber {
             hello,
             sent,
             sent_load: HashMap::new(),
+            newest_load: 0,
             unacknowledged: VecDeque::new(),
             nonce: 0,
             synced: false,
@@ -124,7 +127,9 @@ impl Subscriber {
                     .filter(|r| sent.get(&r.key) != Some(&r.version)),
             );
         }
-        for (name, generation, load) in loads.made() {
+        let newer = self.newest_load != loads.newest();
+        self.newest_load = loads.newest();
+        for (name, generation, load) in loads.made().filter(|_| newer) {
             if self.sent_load.get(name) != Some(&generation) {
                 self.sent_load.insert(Arc::clone(name), generation);
                 add.push(load);

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 /// Nothing here takes this long unless it is broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A filter that applies and acknowledges what it is told.
 pub(crate) struct Filter {

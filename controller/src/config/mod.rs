@@ -3,16 +3,26 @@
 //! Each flag is also an environment variable, `KTHENA_` and the flag's name. Sizes are in bytes. What must always hold:
 //! a combination that cannot work is refused with a sentence that says what to do.
 
+mod duration;
+mod flags;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+
+use duration::duration;
+pub use flags::LogFormat;
+use flags::{Scrape, State};
 
 use crate::envoy;
 use crate::observe;
 use crate::publish::{self, Access, AccessError, Address, Bounds, Timeouts, Tls};
 use crate::source::folder::FolderConfig;
+
+/// How long a stream without a subscriber may stay open.
+const LONGEST_HELLO: Duration = Duration::from_secs(5);
 
 /// Watches model routes, model servers and their pods, and tells Envoy and its filters where requests may go.
 #[derive(Clone, Debug, Parser)]
@@ -98,110 +108,6 @@ pub struct Config {
     /// How long the end may take after SIGTERM.
     #[arg(long, env = "KTHENA_STOP_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub stop_timeout: Duration,
-}
-
-/// The state service.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "State service")]
-struct State {
-    /// Where filters subscribe: ip:port, or unix:/path. Off loopback it needs mutual TLS or a token.
-    #[arg(
-        long,
-        env = "KTHENA_STATE_LISTEN",
-        default_value = "127.0.0.1:9911",
-        value_name = "ADDRESS"
-    )]
-    state_listen: String,
-
-    /// PEM certificate chain of the state service.
-    #[arg(long, env = "KTHENA_STATE_TLS_CERT", value_name = "FILE")]
-    state_tls_cert: Option<PathBuf>,
-
-    /// PEM private key of the state service.
-    #[arg(long, env = "KTHENA_STATE_TLS_KEY", value_name = "FILE")]
-    state_tls_key: Option<PathBuf>,
-
-    /// PEM certificates of the authorities that sign the filters' certificates.
-    #[arg(long, env = "KTHENA_STATE_CLIENT_CA", value_name = "FILE")]
-    state_client_ca: Option<PathBuf>,
-
-    /// File with the bearer token that filters must send; read anew for every subscription.
-    #[arg(long, env = "KTHENA_STATE_TOKEN_FILE", value_name = "FILE")]
-    state_token_file: Option<PathBuf>,
-
-    /// Filters connected at one time.
-    #[arg(long, env = "KTHENA_STATE_MAX_SUBSCRIBERS", default_value_t = 1024)]
-    state_max_subscribers: usize,
-
-    /// Deciders (workers of an Envoy) that one filter may report for.
-    #[arg(long, env = "KTHENA_STATE_MAX_ORIGINS", default_value_t = 1024)]
-    state_max_origins: usize,
-
-    /// Entries (endpoint and adapter, or ModelServer) that one decider may report.
-    #[arg(long, env = "KTHENA_STATE_MAX_REPORT_ENTRIES", default_value_t = 65_536)]
-    state_max_report_entries: usize,
-
-    /// How long what a lost decider had in flight still counts.
-    #[arg(long, env = "KTHENA_STATE_LOST_AFTER", default_value = "5s", value_parser = duration, value_name = "TIME")]
-    state_lost_after: Duration,
-
-    /// Bytes of prompt placements kept for new and slow filters.
-    #[arg(long, env = "KTHENA_STATE_PLACEMENT_BYTES", default_value_t = 8 * 1024 * 1024)]
-    state_placement_bytes: usize,
-
-    /// Settlements that may wait for one filter.
-    #[arg(long, env = "KTHENA_STATE_MAX_SETTLEMENTS", default_value_t = 16_384)]
-    state_max_settlements: usize,
-
-    /// How often merged reports are pushed.
-    #[arg(long, env = "KTHENA_STATE_TICK", default_value = "100ms", value_parser = duration, value_name = "TIME")]
-    state_tick: Duration,
-
-    /// How long a filter may take to acknowledge an update, or to take a message.
-    #[arg(long, env = "KTHENA_STATE_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
-    state_timeout: Duration,
-}
-
-/// Observation.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Observation")]
-struct Scrape {
-    /// Time from one scrape of an endpoint's metrics to the next.
-    #[arg(long, env = "KTHENA_SCRAPE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "TIME")]
-    scrape_interval: Duration,
-
-    /// How long a scrape may take, at most ten intervals.
-    #[arg(long, env = "KTHENA_SCRAPE_TIMEOUT", default_value = "1s", value_parser = duration, value_name = "TIME")]
-    scrape_timeout: Duration,
-
-    /// Time from one look at an endpoint's models and health to the next.
-    #[arg(long, env = "KTHENA_SCRAPE_MODELS_INTERVAL", default_value = "10s", value_parser = duration, value_name = "TIME")]
-    scrape_models_interval: Duration,
-
-    /// Scrapes failed in a row after which an endpoint is down.
-    #[arg(long, env = "KTHENA_SCRAPE_DOWN_AFTER", default_value_t = 3)]
-    scrape_down_after: u32,
-
-    /// Bytes read of one answer.
-    #[arg(long, env = "KTHENA_SCRAPE_MAX_BYTES", default_value_t = 4 * 1024 * 1024)]
-    scrape_max_bytes: usize,
-
-    /// Scrapes in flight at one time.
-    #[arg(long, env = "KTHENA_SCRAPE_MAX_IN_FLIGHT", default_value_t = 256)]
-    scrape_max_in_flight: usize,
-
-    /// Endpoints observed.
-    #[arg(long, env = "KTHENA_SCRAPE_MAX_TARGETS", default_value_t = 10_000)]
-    scrape_max_targets: usize,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Settings that do not go together.
@@ -330,7 +236,7 @@ impl Config {
     /// Times of the state service.
     pub fn state_timeouts(&self) -> Timeouts {
         Timeouts {
-            hello: self.state.state_timeout,
+            hello: self.state.state_timeout.min(LONGEST_HELLO),
             send: self.state.state_timeout,
             tick: self.state.state_tick,
         }
@@ -372,23 +278,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time with its unit: `ms`, `s`, `m` or `h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| "write a time such as 500ms, 1s or 2m")?;
-    let seconds = match unit {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return Err("a time needs a unit: ms, s, m or h".into()),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|_| "the time is too long".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,8 +287,10 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_work() {
+    fn the_defaults_work_and_what_is_unknown_is_refused() {
         assert!(parse(&[]).unwrap().check().is_ok());
+        assert!(parse(&["--scrape-interval", "1"]).is_err());
+        assert!(parse(&["--unknown", "1"]).is_err());
     }
 
     #[test]
@@ -417,17 +308,5 @@ mod tests {
             let error = parse(flags).unwrap().check().unwrap_err().to_string();
             assert!(error.contains(says), "{flags:?}: {error}");
         }
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for odd in ["", "5", "s", "-1s", "1 s", "1e400s", "1..2s"] {
-            assert!(duration(odd).is_err(), "{odd}");
-        }
-        assert!(parse(&["--scrape-interval", "1"]).is_err());
-        assert!(parse(&["--unknown", "1"]).is_err());
     }
 }

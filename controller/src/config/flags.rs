@@ -1,0 +1,112 @@
+//! The flags of the state service and of observation.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::duration::duration;
+
+/// The state service.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "State service")]
+pub(super) struct State {
+    /// Where filters subscribe: ip:port, or unix:/path. Off loopback it needs mutual TLS or a token.
+    #[arg(
+        long,
+        env = "KTHENA_STATE_LISTEN",
+        default_value = "127.0.0.1:9911",
+        value_name = "ADDRESS"
+    )]
+    pub(super) state_listen: String,
+
+    /// PEM certificate chain of the state service.
+    #[arg(long, env = "KTHENA_STATE_TLS_CERT", value_name = "FILE")]
+    pub(super) state_tls_cert: Option<PathBuf>,
+
+    /// PEM private key of the state service.
+    #[arg(long, env = "KTHENA_STATE_TLS_KEY", value_name = "FILE")]
+    pub(super) state_tls_key: Option<PathBuf>,
+
+    /// PEM certificates of the authorities that sign the filters' certificates.
+    #[arg(long, env = "KTHENA_STATE_CLIENT_CA", value_name = "FILE")]
+    pub(super) state_client_ca: Option<PathBuf>,
+
+    /// File with the bearer token that filters must send; read anew for every subscription.
+    #[arg(long, env = "KTHENA_STATE_TOKEN_FILE", value_name = "FILE")]
+    pub(super) state_token_file: Option<PathBuf>,
+
+    /// Filters connected at one time.
+    #[arg(long, env = "KTHENA_STATE_MAX_SUBSCRIBERS", default_value_t = 1024)]
+    pub(super) state_max_subscribers: usize,
+
+    /// Deciders (workers of an Envoy) that one filter may report for.
+    #[arg(long, env = "KTHENA_STATE_MAX_ORIGINS", default_value_t = 1024)]
+    pub(super) state_max_origins: usize,
+
+    /// Entries (endpoint and adapter, or ModelServer) that one decider may report.
+    #[arg(long, env = "KTHENA_STATE_MAX_REPORT_ENTRIES", default_value_t = 65_536)]
+    pub(super) state_max_report_entries: usize,
+
+    /// How long what a lost decider had in flight still counts.
+    #[arg(long, env = "KTHENA_STATE_LOST_AFTER", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub(super) state_lost_after: Duration,
+
+    /// Bytes of prompt placements kept for new and slow filters.
+    #[arg(long, env = "KTHENA_STATE_PLACEMENT_BYTES", default_value_t = 8 * 1024 * 1024)]
+    pub(super) state_placement_bytes: usize,
+
+    /// Settlements that may wait for one filter.
+    #[arg(long, env = "KTHENA_STATE_MAX_SETTLEMENTS", default_value_t = 16_384)]
+    pub(super) state_max_settlements: usize,
+
+    /// How often merged reports are pushed.
+    #[arg(long, env = "KTHENA_STATE_TICK", default_value = "100ms", value_parser = duration, value_name = "TIME")]
+    pub(super) state_tick: Duration,
+
+    /// How long a filter may take to acknowledge an update, or to take a message.
+    #[arg(long, env = "KTHENA_STATE_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub(super) state_timeout: Duration,
+}
+
+/// Observation.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Observation")]
+pub(super) struct Scrape {
+    /// Time from one scrape of an endpoint's metrics to the next.
+    #[arg(long, env = "KTHENA_SCRAPE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub(super) scrape_interval: Duration,
+
+    /// How long a scrape may take, at most ten intervals.
+    #[arg(long, env = "KTHENA_SCRAPE_TIMEOUT", default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub(super) scrape_timeout: Duration,
+
+    /// Time from one look at an endpoint's models and health to the next.
+    #[arg(long, env = "KTHENA_SCRAPE_MODELS_INTERVAL", default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub(super) scrape_models_interval: Duration,
+
+    /// Scrapes failed in a row after which an endpoint is down.
+    #[arg(long, env = "KTHENA_SCRAPE_DOWN_AFTER", default_value_t = 3)]
+    pub(super) scrape_down_after: u32,
+
+    /// Bytes read of one answer.
+    #[arg(long, env = "KTHENA_SCRAPE_MAX_BYTES", default_value_t = 4 * 1024 * 1024)]
+    pub(super) scrape_max_bytes: usize,
+
+    /// Scrapes in flight at one time.
+    #[arg(long, env = "KTHENA_SCRAPE_MAX_IN_FLIGHT", default_value_t = 256)]
+    pub(super) scrape_max_in_flight: usize,
+
+    /// Endpoints observed.
+    #[arg(long, env = "KTHENA_SCRAPE_MAX_TARGETS", default_value_t = 10_000)]
+    pub(super) scrape_max_targets: usize,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

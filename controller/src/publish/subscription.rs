@@ -1,0 +1,262 @@
+//! A live subscription: what its filter says goes into the hub, what it must be told comes out.
+//!
+//! What must always hold: its end, however it comes, starts the clock for what it had reported.
+
+use std::sync::Arc;
+
+use kthena_scheduler::state::proto::{
+    Ack, FromFilter, Hello, Placements, Report, Settlements, ToFilter, from_filter, to_filter,
+};
+use tokio::sync::Notify;
+
+use super::hub::{Hub, PROTOCOL_MINOR};
+use super::merge::{Outcome, SubscriberId};
+use super::subscriber::{Config, Subscriber};
+use crate::metrics::kind;
+
+/// Settlements in one message: some hundred bytes each.
+const SETTLEMENTS_PER_MESSAGE: usize = 1024;
+
+/// Longest name of an origin, bytes.
+const MAX_ORIGIN: usize = 128;
+
+/// Why a subscription is refused or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The stream did not begin with a hello.
+    #[error("the first message must be hello")]
+    NoHello,
+    /// A second hello.
+    #[error("hello may come only once")]
+    SecondHello,
+    /// Versions are too far apart.
+    #[error("this controller speaks protocol minor version {PROTOCOL_MINOR} and one before and after it")]
+    Version,
+    /// The origin is empty or too long.
+    #[error("origin must have 1 to {MAX_ORIGIN} bytes")]
+    Origin,
+    /// There are too many subscribers.
+    #[error("too many subscribers: raise --state-max-subscribers")]
+    Full,
+    /// Updates were not acknowledged in time.
+    #[error("updates were not acknowledged in time")]
+    Silent,
+    /// Messages were not taken in time.
+    #[error("messages were not taken in time")]
+    Stalled,
+}
+
+/// A live subscription; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    hub: Arc<Hub>,
+    id: SubscriberId,
+    wake: Arc<Notify>,
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// Begins a subscription.
+    ///
+    /// # Errors
+    /// The subscriber cannot be served, and why.
+    pub(super) fn begin(hub: &Arc<Hub>, hello: Hello) -> Result<Self, Refusal> {
+        let mut inner = hub.inner.lock();
+        if hello.protocol_minor.abs_diff(PROTOCOL_MINOR) > 1 {
+            return Err(Refusal::Version);
+        }
+        if hello.origin.is_empty() || hello.origin.len() > MAX_ORIGIN {
+            return Err(Refusal::Origin);
+        }
+        if inner.subscribers.len() >= hub.settings.max_subscribers {
+            return Err(Refusal::Full);
+        }
+        let id = inner.next_subscriber;
+        inner.next_subscriber += 1;
+        inner.merge.adopt(&hello.origin, id, hub.clock.now());
+        let wake = Arc::new(Notify::new());
+        let mut subscriber = Subscriber::new(hello, Arc::clone(&wake));
+        subscriber.echoes = inner.merge.echoes(id);
+        inner.subscribers.insert(id, subscriber);
+        hub.metrics.subscribers.set(inner.subscribers.len() as i64);
+        wake.notify_one();
+        Ok(Self {
+            hub: Arc::clone(hub),
+            id,
+            wake,
+        })
+    }
+
+    /// Returns when there may be something to send.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// What to send now, in order.
+    pub(super) fn next(&self) -> Result<Vec<ToFilter>, Refusal> {
+        let now = self.hub.clock.now();
+        let mut messages = Vec::new();
+        let mut inner = self.hub.inner.lock();
+        let inner = &mut *inner;
+        let (Some(generation), Some(subscriber)) = (inner.generation, inner.subscribers.get_mut(&self.id)) else {
+            return Ok(messages);
+        };
+        if subscriber.silent_for(now) > self.hub.settings.ack_timeout_ms {
+            return Err(Refusal::Silent);
+        }
+        let before = subscriber.acknowledged_generation;
+        let config = Config {
+            resources: &inner.resources,
+            generation,
+        };
+        for outgoing in subscriber.updates(config, &inner.loads, now) {
+            messages.push(ToFilter {
+                message: Some(to_filter::Message::Update(outgoing.update)),
+                echoes: outgoing.echoes,
+            });
+        }
+        if before != subscriber.acknowledged_generation {
+            self.hub.answered();
+        }
+        let read = inner.ring.read(&mut subscriber.cursor, self.id);
+        self.hub
+            .metrics
+            .placements_dropped
+            .get_or_create(&kind("slow"))
+            .inc_by(read.missed);
+        for placements in read.messages {
+            messages.push(down(to_filter::Message::Placements(placements)));
+        }
+        while !subscriber.settlements.is_empty() {
+            let count = subscriber.settlements.len().min(SETTLEMENTS_PER_MESSAGE);
+            let settlements = subscriber.settlements.drain(..count).collect();
+            messages.push(down(to_filter::Message::Settlements(Settlements { settlements })));
+        }
+        Ok(messages)
+    }
+
+    /// Takes a message of the filter.
+    pub(super) fn receive(&self, message: FromFilter) -> Result<(), Refusal> {
+        match message.message {
+            // A message of a later version of the protocol.
+            None => Ok(()),
+            Some(from_filter::Message::Hello(_)) => Err(Refusal::SecondHello),
+            Some(from_filter::Message::Ack(ack)) => {
+                self.acknowledge(ack);
+                Ok(())
+            }
+            Some(from_filter::Message::Report(report)) => {
+                self.report(report);
+                Ok(())
+            }
+            Some(from_filter::Message::Placements(placements)) => {
+                self.place(placements);
+                Ok(())
+            }
+            Some(from_filter::Message::Settlements(settlements)) => {
+                self.settle(settlements);
+                Ok(())
+            }
+        }
+    }
+
+    fn acknowledge(&self, ack: Ack) {
+        let mut inner = self.hub.inner.lock();
+        let Some(subscriber) = inner.subscribers.get_mut(&self.id) else {
+            return;
+        };
+        for (key, refused) in subscriber.acknowledge(ack) {
+            let label = kind(key.kind.as_str_name());
+            self.hub.metrics.refusals.get_or_create(&label).inc();
+            tracing::warn!(
+                origin = %subscriber.hello.origin,
+                kind = key.kind.as_str_name(),
+                name = %key.name,
+                reason = %refused.reason,
+                "a filter refused a resource"
+            );
+        }
+        // There may be room for an update that had to wait.
+        subscriber.wake.notify_one();
+        drop(inner);
+        self.hub.answered();
+    }
+
+    fn report(&self, report: Report) {
+        let outcome = if report.origin.is_empty() || report.origin.len() > MAX_ORIGIN {
+            Outcome::Excess
+        } else {
+            self.hub.inner.lock().merge.report(self.id, report)
+        };
+        let outcome = match outcome {
+            Outcome::Merged => "merged",
+            Outcome::Stale => "stale",
+            Outcome::Excess => "excess",
+        };
+        self.hub.metrics.reports.get_or_create(&kind(outcome)).inc();
+    }
+
+    fn place(&self, placements: Placements) {
+        let mut inner = self.hub.inner.lock();
+        let inner = &mut *inner;
+        let left_out = inner
+            .ring
+            .push(self.id, placements, |endpoint| inner.loads.knows(endpoint));
+        self.hub
+            .metrics
+            .placements_dropped
+            .get_or_create(&kind("unknown_endpoint"))
+            .inc_by(left_out);
+        for (id, subscriber) in &inner.subscribers {
+            if *id != self.id {
+                subscriber.wake.notify_one();
+            }
+        }
+    }
+
+    fn settle(&self, settlements: Settlements) {
+        let mut inner = self.hub.inner.lock();
+        let inner = &mut *inner;
+        for settlement in settlements.settlements {
+            let speaker = inner.merge.speaker(&settlement.owner);
+            let found = match speaker.filter(|id| inner.subscribers.contains_key(id)) {
+                Some(id) => inner.subscribers.get_mut(&id),
+                None => inner
+                    .subscribers
+                    .values_mut()
+                    .rfind(|subscriber| subscriber.hello.origin == settlement.owner),
+            };
+            let dropped = match found {
+                None => Some("owner_gone"),
+                Some(owner) if owner.settlements.len() >= self.hub.settings.max_settlements => Some("slow"),
+                Some(owner) => {
+                    owner.settlements.push_back(settlement);
+                    owner.wake.notify_one();
+                    None
+                }
+            };
+            if let Some(reason) = dropped {
+                self.hub.metrics.settlements_dropped.get_or_create(&kind(reason)).inc();
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut inner = self.hub.inner.lock();
+        inner.subscribers.remove(&self.id);
+        inner.merge.lose(self.id, self.hub.clock.now());
+        self.hub.metrics.subscribers.set(inner.subscribers.len() as i64);
+        drop(inner);
+        self.hub.answered();
+    }
+}
+
+fn down(message: to_filter::Message) -> ToFilter {
+    ToFilter {
+        message: Some(message),
+        echoes: Vec::new(),
+    }
+}

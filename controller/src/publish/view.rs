@@ -1,0 +1,77 @@
+//! How the state service shows itself: to an object's status, and to people.
+
+use std::collections::BTreeMap;
+
+use kthena_scheduler::time::Time;
+
+use super::resource::Key;
+use super::subscriber::{Refused, Subscriber};
+
+/// How far a resource's newest version has got.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Filters connected.
+    pub subscribers: usize,
+    /// Filters that acknowledged the version.
+    pub acknowledged: usize,
+    /// Filters that refused it: origin and reason.
+    pub refused: Vec<(String, String)>,
+}
+
+/// A subscriber as the debug page shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SubscriberView {
+    /// Its origin.
+    pub origin: String,
+    /// Its protocol version.
+    pub protocol_minor: u32,
+    /// Its scope: gateway.
+    pub gateway: String,
+    /// Its scope: pools.
+    pub pools: Vec<String>,
+    /// Plugins it can run.
+    pub plugins: Vec<String>,
+    /// Whether it was sent its first complete state.
+    pub synced: bool,
+    /// Whether it acknowledged the newest configuration.
+    pub up_to_date: bool,
+    /// Age of its oldest unanswered update, milliseconds.
+    pub silent_ms: u64,
+    /// What it refused, and why.
+    pub refused: BTreeMap<String, String>,
+}
+
+// === impl SubscriberView ===
+
+impl SubscriberView {
+    /// A subscriber at `now`, when the newest configuration is of this generation.
+    pub(super) fn of(subscriber: &Subscriber, generation: Option<u64>, now: Time) -> Self {
+        Self {
+            origin: subscriber.hello.origin.clone(),
+            protocol_minor: subscriber.hello.protocol_minor,
+            gateway: subscriber.hello.gateway.clone(),
+            pools: subscriber.hello.pools.clone(),
+            plugins: subscriber.hello.plugins.clone(),
+            synced: subscriber.is_synced(),
+            up_to_date: generation.is_some() && subscriber.acknowledged_generation == generation,
+            silent_ms: subscriber.silent_for(now),
+            refused: subscriber.refused.iter().map(show_refusal).collect(),
+        }
+    }
+}
+
+fn show_refusal((key, refused): (&Key, &Refused)) -> (String, String) {
+    (
+        format!("{} {}", key.kind.as_str_name(), key.name),
+        refused.reason.clone(),
+    )
+}
+
+// === impl Acceptance ===
+
+impl Acceptance {
+    /// Whether every connected filter, and at least one, runs the newest version.
+    pub fn is_programmed(&self) -> bool {
+        self.subscribers > 0 && self.acknowledged == self.subscribers
+    }
+}
