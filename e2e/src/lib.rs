@@ -5,9 +5,12 @@
 
 pub mod client;
 pub mod clusters;
+pub mod demo;
 pub mod envoy;
 pub mod noop;
+pub mod openai;
 pub mod ports;
 pub mod process;
 pub mod scratch;
 pub mod scripted;
+pub mod system;

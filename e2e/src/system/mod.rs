@@ -1,0 +1,342 @@
+//! The whole system on this machine: a simulated fleet, the controller on a folder of YAML, ext_proc servers and a real Envoy.
+//!
+//! ```text
+//! client -> Envoy -> kthena-ext-proc (two) <- state - kthena-controller <- folder of YAML
+//!             |                                          |    |
+//!             +--- clusters and endpoints: files --------+    +- /metrics of every model server
+//!             +--> kthena-simulator: the model servers
+//! ```
+//!
+//! Every part is the real program, as a child process on ports and in a folder of its own, so that systems run side by side. Each can be
+//! killed and started again at the same address. What must always hold: nothing outlives the [`System`], however its process ends; every
+//! wait has a deadline; what fails says which part it was and shows the end of its log.
+//!
+//! ```no_run
+//! # async fn story() -> anyhow::Result<()> {
+//! use kthena_e2e::client::Ask;
+//! use kthena_e2e::system::fleet::Group;
+//! use kthena_e2e::system::manifests::model_route;
+//! use kthena_e2e::system::{Options, Part, System};
+//!
+//! let mut system = System::start(Options {
+//!     groups: vec![Group::instant("llama", "meta/llama", 4)],
+//!     routes: vec![model_route("llama", "llama", "llama")],
+//!     ..Options::default()
+//! })
+//! .await?;
+//! system.kill(Part::ExtProc(0))?;
+//! let body = r#"{"model":"llama","messages":[{"role":"user","content":"hello"}]}"#;
+//! let answer = system.client().send(Ask::post("/v1/chat/completions", body)).await?;
+//! system.restart(Part::ExtProc(0)).await?;
+//! # Ok(()) }
+//! ```
+
+pub mod binaries;
+pub mod fleet;
+pub mod manifests;
+mod program;
+mod services;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::client::{Ask, Client};
+use crate::envoy::{self, Envoy};
+use crate::ports::Reserved;
+use crate::process::wait_until;
+use crate::scratch::Scratch;
+use fleet::{Fleet, Group};
+use manifests::Manifests;
+pub use program::Program;
+use services::Service;
+
+/// State reaches every part within this time, or something is wrong.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+
+/// The manifest file of the routes.
+pub const ROUTES: &str = "routes.yaml";
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The model servers, with a ModelServer and Pods each.
+    pub groups: Vec<Group>,
+    /// The ModelRoutes.
+    pub routes: Vec<Value>,
+    /// A factor on all times of the fleet.
+    pub time_scale: f64,
+    /// The scheduler configuration file, as YAML; empty for the defaults.
+    pub scheduler_config: String,
+    /// How many ext_proc servers.
+    pub ext_procs: usize,
+    /// Further flags of each ext_proc server.
+    pub ext_proc_flags: Vec<String>,
+    /// Further flags of the controller.
+    pub controller_flags: Vec<String>,
+    /// Where Envoy listens; a free port when absent.
+    pub listen: Option<SocketAddr>,
+    /// Worker threads of Envoy.
+    pub workers: u32,
+    /// A change to the reference configuration of Envoy.
+    pub change_envoy: fn(&mut Value),
+}
+
+impl Default for Options {
+    /// Two ext_proc servers that explain, an Envoy of two workers, and nothing to serve.
+    fn default() -> Self {
+        Self {
+            groups: Vec::new(),
+            routes: Vec::new(),
+            time_scale: 1.0,
+            scheduler_config: String::new(),
+            ext_procs: 2,
+            ext_proc_flags: vec!["--explain=on".to_owned()],
+            controller_flags: Vec::new(),
+            listen: None,
+            workers: 2,
+            change_envoy: |_| (),
+        }
+    }
+}
+
+/// A part that can be killed and restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All model servers.
+    Fleet,
+    /// The controller.
+    Controller,
+    /// One of the ext_proc servers, from 0 on.
+    ExtProc(usize),
+    /// Envoy.
+    Envoy,
+}
+
+/// The running system. Dropping it ends all of it.
+#[derive(Debug)]
+pub struct System {
+    // Fields are dropped in this order: who asks goes before who answers.
+    envoy: Option<Envoy>,
+    settings: envoy::Settings,
+    configuration: Value,
+    ext_procs: Vec<Service>,
+    controller: Service,
+    fleet: Fleet,
+    manifests: Manifests,
+    client: Client,
+    _ports: [Reserved; 2],
+    scratch: Scratch,
+}
+
+impl System {
+    /// Starts all parts, one after the other, and waits until requests for every route of the options are served.
+    ///
+    /// # Errors
+    /// When a program is missing, a part ends or is not ready in time; the error says which and shows the end of its log.
+    pub async fn start(options: Options) -> Result<Self> {
+        let scratch = Scratch::new("system").context("cannot make a folder for temporary files")?;
+        let folder = scratch.path();
+        let fleet = Fleet::start(options.groups.clone(), options.time_scale, folder).await?;
+        let manifests = Manifests::new(&folder.join("manifests"))?;
+        for group in &options.groups {
+            manifests.write(&format!("{}.yaml", group.name), &fleet.manifests(&group.name))?;
+        }
+        manifests.write(ROUTES, &options.routes)?;
+        let controller = services::start_controller(&options, folder, &manifests).await?;
+        let mut ext_procs = Vec::new();
+        for number in 0..options.ext_procs {
+            ext_procs.push(services::start_ext_proc(number, &options, folder, controller.address()).await?);
+        }
+        let reserved = || Reserved::loopback().context("no free port on 127.0.0.1");
+        let ports = [reserved()?, reserved()?];
+        let settings = envoy::Settings {
+            folder: folder.to_owned(),
+            listen: options.listen.unwrap_or(ports[0].address()),
+            admin: ports[1].address(),
+            processors: ext_procs.iter().map(|one| one.address()).collect(),
+            clusters: folder.join("envoy"),
+            workers: options.workers,
+        };
+        let mut configuration = settings.bootstrap()?;
+        (options.change_envoy)(&mut configuration);
+        let system = Self {
+            envoy: Some(Envoy::start(settings.clone(), &configuration).await?),
+            client: Client::http1(settings.listen),
+            settings,
+            configuration,
+            ext_procs,
+            controller,
+            fleet,
+            manifests,
+            _ports: ports,
+            scratch,
+        };
+        system.wait_settled(&options).await?;
+        Ok(system)
+    }
+
+    /// Where clients connect, such as `http://127.0.0.1:8080`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.settings.listen)
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.settings.listen
+    }
+
+    /// A client of Envoy, over HTTP/1.1.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The folder of YAML that the controller reads.
+    #[must_use]
+    pub fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
+    /// The folder of everything else: logs, Envoy's configuration, access log, clusters and endpoints.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The model servers, and their faults.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The running Envoy, for its statistics and its access log.
+    ///
+    /// # Errors
+    /// When it was killed.
+    pub fn envoy(&self) -> Result<&Envoy> {
+        self.envoy.as_ref().context("Envoy was killed and not started again")
+    }
+
+    /// The controller's program, for its pages (`/metrics`, `/readyz`), its log and signals.
+    pub fn controller(&mut self) -> &mut Program {
+        &mut self.controller.program
+    }
+
+    /// The program of an ext_proc server, for its pages (`/metrics`, `/readyz`), its log and signals.
+    ///
+    /// # Errors
+    /// When there are not that many.
+    pub fn ext_proc(&mut self, number: usize) -> Result<&mut Program> {
+        let found = self.ext_procs.get_mut(number).map(|one| &mut one.program);
+        found.with_context(|| format!("there is no ext_proc server {number}"))
+    }
+
+    /// A debug page of the controller or of an ext_proc server, as text.
+    ///
+    /// # Errors
+    /// When the part has none, or it does not answer 200.
+    pub async fn debug(&self, part: Part, path: &str) -> Result<String> {
+        let service = match part {
+            Part::Controller => Some(&self.controller),
+            Part::ExtProc(number) => self.ext_procs.get(number),
+            Part::Fleet | Part::Envoy => None,
+        };
+        service
+            .with_context(|| format!("{part:?} has no debug pages"))?
+            .debug(path)
+            .await
+    }
+
+    /// Kills a part at once: no goodbye to anyone.
+    ///
+    /// # Errors
+    /// When there is no such part or the system refuses.
+    pub fn kill(&mut self, part: Part) -> Result<()> {
+        match part {
+            Part::Fleet => self.fleet.program().kill(),
+            Part::Controller => self.controller.program.kill(),
+            Part::ExtProc(number) => self.ext_proc(number)?.kill(),
+            Part::Envoy => {
+                self.envoy = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a part again at the same address, killing it first if it runs, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not ready in time; the error shows the end of its log.
+    pub async fn restart(&mut self, part: Part) -> Result<()> {
+        match part {
+            Part::Fleet => self.fleet.program().restart().await,
+            Part::Controller => self.controller.program.restart().await,
+            Part::ExtProc(number) => self.ext_proc(number)?.restart().await,
+            Part::Envoy => {
+                self.envoy = None;
+                self.envoy = Some(Envoy::start(self.settings.clone(), &self.configuration).await?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until a gauge or counter of an Envoy cluster has this value, such as `membership_healthy` of `kthena-ext-proc`.
+    ///
+    /// # Errors
+    /// When it does not come to that in time.
+    pub async fn wait_for_cluster(&self, cluster: &str, stat: &str, value: u64) -> Result<()> {
+        let name = format!("cluster.{cluster}.{stat}");
+        let envoy = self.envoy()?;
+        wait_until(&format!("{name} = {value}"), SETTLED_WITHIN, async || {
+            let stats = envoy.stats(&name).await;
+            stats.is_ok_and(|stats| stats.get(&name) == Some(&value))
+        })
+        .await
+    }
+
+    /// The Envoy cluster of a group of the fleet.
+    #[must_use]
+    pub fn cluster(&self, group: &str) -> String {
+        format!("model-server/default/{group}/{}", self.fleet.port())
+    }
+
+    async fn wait_settled(&self, options: &Options) -> Result<()> {
+        self.wait_for_cluster("kthena-ext-proc", "membership_healthy", options.ext_procs as u64)
+            .await?;
+        for group in &options.groups {
+            let endpoints = u64::from(group.endpoints);
+            self.wait_for_cluster(&self.cluster(&group.name), "membership_total", endpoints)
+                .await?;
+        }
+        let models: Vec<&str> = options
+            .routes
+            .iter()
+            .filter_map(|route| route["spec"]["modelName"].as_str())
+            .collect();
+        // Requests go to the ext_proc servers in turn: as many good answers in a row as there are servers, and then some.
+        let enough = 2 * options.ext_procs;
+        let mut good = 0;
+        wait_until("all models to be listed", SETTLED_WITHIN, async || {
+            good = if self.lists(&models).await { good + 1 } else { 0 };
+            good >= enough
+        })
+        .await
+    }
+
+    async fn lists(&self, models: &[&str]) -> bool {
+        let Ok(answer) = self.client.send(Ask::get("/v1/models")).await else {
+            return false;
+        };
+        let listed = answer.json().unwrap_or_default();
+        let listed = listed["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        models
+            .iter()
+            .all(|model| listed.iter().any(|entry| entry["id"] == *model))
+    }
+}

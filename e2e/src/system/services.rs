@@ -1,0 +1,120 @@
+//! The controller and the ext_proc servers: their flags, and the three addresses that each of them has.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Options;
+use super::binaries::binary;
+use super::manifests::Manifests;
+use super::program::{Program, Ready};
+use crate::client::{Ask, Client};
+use crate::ports::Reserved;
+use crate::process::Launch;
+
+/// A program that serves, and has readiness, metrics and debug pages beside it.
+#[derive(Debug)]
+pub(super) struct Service {
+    /// The program.
+    pub(super) program: Program,
+    debug: Client,
+    ports: Ports,
+}
+
+/// The ports of a service, its own across restarts.
+#[derive(Debug)]
+struct Ports {
+    listen: Reserved,
+    admin: Reserved,
+    debug: Reserved,
+}
+
+impl Ports {
+    fn reserve() -> Result<Self> {
+        let reserved = || Reserved::loopback().context("no free port on 127.0.0.1");
+        Ok(Self {
+            listen: reserved()?,
+            admin: reserved()?,
+            debug: reserved()?,
+        })
+    }
+
+    fn flags(&self) -> [String; 2] {
+        [
+            format!("--admin-listen={}", self.admin.address()),
+            format!("--debug-listen={}", self.debug.address()),
+        ]
+    }
+}
+
+impl Service {
+    /// Starts `program`, calling it `name` in messages and in the name of its log, and waits until it is ready.
+    async fn start(program: &str, name: String, args: Vec<String>, folder: &Path, ports: Ports) -> Result<Self> {
+        let launch = Launch {
+            program: binary(program)?,
+            args: args.into_iter().chain(ports.flags()).map(Into::into).collect(),
+            env: Vec::new(),
+            log: folder.join(format!("{name}.log")),
+            name,
+        };
+        let ready = Ready {
+            at: ports.admin.address(),
+            path: "/readyz",
+        };
+        Ok(Self {
+            program: Program::start(launch, ready).await?,
+            debug: Client::http1(ports.debug.address()),
+            ports,
+        })
+    }
+
+    /// Where it serves.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.ports.listen.address()
+    }
+
+    /// A debug page.
+    pub(super) async fn debug(&self, path: &str) -> Result<String> {
+        let answer = self.debug.send(Ask::get(path)).await?;
+        if !answer.status.is_success() {
+            bail!("{path} is answered by {}: {}", answer.status, answer.text());
+        }
+        Ok(answer.text())
+    }
+}
+
+/// Starts the controller on a folder of manifests; it writes Envoy's files into `envoy` below `folder`.
+pub(super) async fn start_controller(options: &Options, folder: &Path, manifests: &Manifests) -> Result<Service> {
+    let ports = Ports::reserve()?;
+    let envoy = folder.join("envoy");
+    std::fs::create_dir_all(&envoy).with_context(|| format!("cannot make {}", envoy.display()))?;
+    let mut args = vec![
+        format!("--folder={}", manifests.path().display()),
+        format!("--envoy-dir={}", envoy.display()),
+        format!("--state-listen={}", ports.listen.address()),
+    ];
+    if !options.scheduler_config.is_empty() {
+        let file = folder.join("scheduler.yaml");
+        std::fs::write(&file, &options.scheduler_config).with_context(|| format!("cannot write {}", file.display()))?;
+        args.push(format!("--scheduler-config={}", file.display()));
+    }
+    args.extend(options.controller_flags.iter().cloned());
+    Service::start("kthena-controller", "controller".to_owned(), args, folder, ports).await
+}
+
+/// Starts an ext_proc server that subscribes to the controller at `state`.
+pub(super) async fn start_ext_proc(
+    number: usize,
+    options: &Options,
+    folder: &Path,
+    state: SocketAddr,
+) -> Result<Service> {
+    let ports = Ports::reserve()?;
+    let mut args = vec![
+        format!("--listen={}", ports.listen.address()),
+        format!("--state=http://{state}"),
+    ];
+    args.extend(options.ext_proc_flags.iter().cloned());
+    Service::start("kthena-ext-proc", format!("ext-proc-{number}"), args, folder, ports).await
+}
