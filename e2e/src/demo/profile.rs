@@ -6,20 +6,20 @@ use crate::system::fleet::Group;
 use crate::system::manifests::model_route;
 
 /// Endpoints of each profile.
-pub const ENDPOINTS: u8 = 8;
+pub(super) const ENDPOINTS: u8 = 8;
 
 /// Tokens that the KV cache of an endpoint holds.
-pub const CACHE_TOKENS: usize = 24_576;
+pub(super) const CACHE_TOKENS: usize = 24_576;
 
 /// The engines: a GPU and a model whose prompts take long enough that it matters who serves them.
 const ENGINE: &str = "profile=l4-qwen2-7b";
 
 /// The name under which the engines serve the model that clients know by other names.
-pub const SERVED_MODEL: &str = "Qwen/Qwen2-7B-Instruct";
+pub(super) const SERVED_MODEL: &str = "Qwen/Qwen2-7B-Instruct";
 
 /// A scheduling profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
+pub(super) enum Profile {
     /// Any endpoint.
     Random,
     /// The least loaded endpoint.
@@ -30,11 +30,10 @@ pub enum Profile {
 
 impl Profile {
     /// All of them, in the order of their columns.
-    pub const ALL: [Self; 3] = [Self::Random, Self::LeastRequest, Self::Default];
+    pub(super) const ALL: [Self; 3] = [Self::Random, Self::LeastRequest, Self::Default];
 
     /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Random => "random",
             Self::LeastRequest => "least-request",
@@ -43,8 +42,7 @@ impl Profile {
     }
 
     /// The model name that clients use, which is also the name of ModelRoute and ModelServer.
-    #[must_use]
-    pub fn model(self) -> &'static str {
+    pub(super) fn model(self) -> &'static str {
         match self {
             Self::Random => "assistant-random",
             Self::LeastRequest => "assistant-least-request",
@@ -75,8 +73,7 @@ impl Profile {
 }
 
 /// All groups of the demo's fleet: one for each profile, and two endpoints of another model with an adapter.
-#[must_use]
-pub fn groups() -> Vec<Group> {
+pub(super) fn groups() -> Vec<Group> {
     let coder = Group {
         name: "coder".to_owned(),
         model: "meta-llama/Llama-3.1-8B-Instruct".to_owned(),
@@ -89,8 +86,7 @@ pub fn groups() -> Vec<Group> {
 }
 
 /// All routes of the demo: a model name for each profile, and `coder` with its adapter.
-#[must_use]
-pub fn routes() -> Vec<Value> {
+pub(super) fn routes() -> Vec<Value> {
     let mut coder = model_route("coder", "coder", "coder");
     coder["spec"]["loraAdapters"] = json!(["sql"]);
     let profiles = Profile::ALL.map(|profile| model_route(profile.model(), profile.model(), profile.model()));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::openai::Message;
 
 /// Turns of a conversation.
-pub const TURNS: usize = 6;
+pub(super) const TURNS: usize = 6;
 
 /// Time from one turn of a conversation to the next; a turn whose predecessor is not answered yet follows its answer.
 const PAUSE: Duration = Duration::from_millis(1600);
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(1600);
 const EVERY: Duration = Duration::from_millis(400);
 
 /// Tokens of an answer.
-pub const ANSWER_TOKENS: u32 = 16;
+pub(super) const ANSWER_TOKENS: u32 = 16;
 
 /// Bytes of the instructions that all conversations of an application begin with, and of a question.
 const INSTRUCTIONS_BYTES: usize = 1600;
@@ -42,40 +42,37 @@ const WORDS: [&str; 64] = [
 
 /// One conversation, before anybody has answered.
 #[derive(Clone, Debug)]
-pub struct Conversation {
+pub(super) struct Conversation {
     /// When its first turn is due, from the beginning of the replay.
-    pub starts: Duration,
+    pub(super) starts: Duration,
     /// What the application tells the model beforehand.
-    pub instructions: String,
+    pub(super) instructions: String,
     /// What the user says, turn by turn.
-    pub questions: Vec<String>,
+    pub(super) questions: Vec<String>,
 }
 
 impl Conversation {
     /// When a turn (0 and on) is due, from the beginning of the replay.
-    #[must_use]
-    pub fn due(&self, turn: usize) -> Duration {
+    pub(super) fn due(&self, turn: usize) -> Duration {
         self.starts + PAUSE * turn as u32
     }
 
     /// The messages before the first question.
-    #[must_use]
-    pub fn opening(&self) -> Vec<Message> {
+    pub(super) fn opening(&self) -> Vec<Message> {
         vec![Message::new("system", self.instructions.clone())]
     }
 }
 
 /// All conversations of a replay.
 #[derive(Clone, Debug)]
-pub struct Workload {
+pub(super) struct Workload {
     /// In the order in which they begin.
-    pub conversations: Vec<Conversation>,
+    pub(super) conversations: Vec<Conversation>,
 }
 
 impl Workload {
     /// As many conversations as have their last turn due within `length`, at least one.
-    #[must_use]
-    pub fn of_length(length: Duration) -> Self {
+    pub(super) fn of_length(length: Duration) -> Self {
         let whole = PAUSE * (TURNS as u32 - 1);
         let count = 1 + (length.saturating_sub(whole).as_millis() / EVERY.as_millis()) as u64;
         let conversations = (0..count).map(|number| Conversation {
@@ -91,22 +88,19 @@ impl Workload {
     }
 
     /// Requests of one profile.
-    #[must_use]
-    pub fn requests(&self) -> usize {
+    pub(super) fn requests(&self) -> usize {
         self.conversations.len() * TURNS
     }
 
     /// Tokens of all prefixes that differ, shared ones counted once.
-    #[must_use]
-    pub fn distinct_tokens(&self) -> usize {
+    pub(super) fn distinct_tokens(&self) -> usize {
         let per_turn = QUESTION_BYTES / TOKEN_BYTES + ANSWER_TOKENS as usize;
         let shared = APPLICATIONS.min(self.conversations.len()) * INSTRUCTIONS_BYTES / TOKEN_BYTES;
         shared + self.requests() * per_turn
     }
 
     /// How much later a profile (0 and on, of `profiles`) begins a conversation.
-    #[must_use]
-    pub fn shift(number: usize, profile: usize, profiles: usize) -> Duration {
+    pub(super) fn shift(number: usize, profile: usize, profiles: usize) -> Duration {
         EVERY / profiles.max(1) as u32 * ((number + profile) % profiles.max(1)) as u32
     }
 }
