@@ -206,6 +206,12 @@ impl Envoy {
         &self.settings
     }
 
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The process, for its CPU time, its log and signals.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

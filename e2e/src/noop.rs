@@ -64,6 +64,8 @@ pub struct Decision {
     pub reply: Option<(u16, String)>,
     /// End the gRPC stream with the decision, so that Envoy needs nothing more of this server for the request.
     pub ends_stream: bool,
+    /// Send a buffered body back unchanged, as a server must that changes something in it.
+    pub returns_body: bool,
 }
 
 impl Decision {
@@ -220,8 +222,12 @@ impl Exchange {
             Some(Message::RequestBody(body)) if self.full_duplex.request => {
                 self.echo(body, Reply::RequestBody);
             }
-            Some(Message::RequestBody(_)) => {
-                let response = self.decided();
+            Some(Message::RequestBody(body)) => {
+                let mut response = self.decided();
+                if self.decision.returns_body {
+                    let mutation = Some(body_mutation::Mutation::Body(body.body));
+                    response.get_or_insert_default().body_mutation = Some(BodyMutation { mutation });
+                }
                 self.reply(Reply::RequestBody(BodyResponse { response }), true);
             }
             Some(Message::ResponseHeaders(_)) => self.reply(Reply::ResponseHeaders(HeadersResponse::default()), false),

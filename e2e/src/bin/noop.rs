@@ -31,6 +31,9 @@ struct Flags {
     /// End each gRPC stream with the decision.
     #[arg(long)]
     ends_stream: bool,
+    /// Send a buffered body back unchanged, as a server must that changes something in it.
+    #[arg(long)]
+    returns_body: bool,
 }
 
 fn status_and_body(text: &str) -> Result<(u16, String), String> {
@@ -60,6 +63,7 @@ async fn main() -> anyhow::Result<()> {
         metadata: flags.metadata.into_iter().collect(),
         reply: flags.reply,
         ends_stream: flags.ends_stream,
+        returns_body: flags.returns_body,
     };
     Noop::new(decision).serve(listener).await.context("serving ended")
 }

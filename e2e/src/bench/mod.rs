@@ -1,0 +1,21 @@
+//! The benchmark: what the way through Envoy and `kthena-ext-proc` costs, beside the same way without them.
+//!
+//! ```text
+//! client (closed loop) -> Envoy, bare                       -> fleet of 100 model servers that take no time
+//!                      -> Envoy -> kthena-noop              ->
+//!                      -> Envoy -> kthena-ext-proc <- state -> (kthena-controller observes the fleet)
+//! ```
+//!
+//! What must always hold: everything that is compared runs in the same minutes on the same machine, in turn; CPU is what the kernel
+//! charged to a process, never a share of wall time; an answer that is not the one expected is an error and the run fails.
+//! Absolute figures belong to the machine they were measured on: ratios are what carries over.
+
+pub mod load;
+pub mod memory;
+pub mod meter;
+pub mod path;
+pub mod report;
+pub mod scrape;
+pub mod sink;
+pub mod stand;
+pub mod traffic;

@@ -1,0 +1,174 @@
+//! `kthena-bench`: what Kthena costs on this machine; `make bench` builds what it needs and runs it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use kthena_e2e::bench::report::{self, Verdict};
+use kthena_e2e::bench::{memory, path, scrape};
+
+/// Measures what Kthena costs, side by side with doing without it. Absolute figures are those of this machine; ratios count.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Flags {
+    #[command(subcommand)]
+    measure: Measure,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measure {
+    /// CPU and latency of requests: bare Envoy, Envoy with a no-op ext_proc server, Envoy with kthena-ext-proc.
+    Path(PathFlags),
+    /// Memory of kthena-ext-proc after many requests and with large bodies.
+    Memory(MemoryFlags),
+    /// CPU of kthena-controller while it watches a fleet.
+    Scrape(ScrapeFlags),
+}
+
+#[derive(Debug, Args)]
+struct Stand {
+    /// Model servers.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=250))]
+    endpoints: u8,
+    /// Bound of the prefix index in bytes; it is filled before anything is measured.
+    #[arg(long, default_value_t = 64 << 20)]
+    index_bytes: u64,
+    /// Worker threads of each Envoy.
+    #[arg(long, default_value_t = 2)]
+    workers: u32,
+    /// Connections of plain requests, each with one at a time.
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+}
+
+#[derive(Debug, Args)]
+struct PathFlags {
+    /// How often everything is measured; figures are medians.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Seconds that one configuration is measured in one round.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// What is measured; everything when left out.
+    #[arg(long = "case", value_parser = case, value_delimiter = ',')]
+    cases: Vec<path::Case>,
+    /// Streams at one time.
+    #[arg(long, default_value_t = 64)]
+    streams: usize,
+    /// File for the figures, one JSON object a line.
+    #[arg(long, default_value = "target/bench/path.jsonl")]
+    out: PathBuf,
+    #[command(flatten)]
+    stand: Stand,
+}
+
+#[derive(Debug, Args)]
+struct MemoryFlags {
+    /// Requests; memory is read after a tenth of them and after all.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10..))]
+    requests: u64,
+    #[command(flatten)]
+    stand: Stand,
+}
+
+#[derive(Debug, Args)]
+struct ScrapeFlags {
+    /// Seconds that the controller is watched.
+    #[arg(long, default_value_t = 20.0, value_parser = seconds)]
+    seconds: f64,
+    /// Model servers.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=250))]
+    endpoints: u8,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "give seconds from 0.1 to 3600".to_owned())
+}
+
+fn case(text: &str) -> Result<path::Case, String> {
+    let known = path::Case::ALL.into_iter().find(|case| case.name() == text);
+    known.ok_or_else(|| "give 1kB, 64kB, 400kB or stream200".to_owned())
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    // Children are started from this thread, which lives as long as the process: see `process`.
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(measure(flags.measure)),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(errors) if errors == 0 => ExitCode::SUCCESS,
+        Ok(errors) => {
+            eprintln!("kthena-bench: {errors} requests were not answered as expected");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("kthena-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures and prints; returns how many requests failed.
+async fn measure(measure: Measure) -> Result<u64> {
+    match measure {
+        Measure::Path(flags) => measure_path(flags).await,
+        Measure::Memory(MemoryFlags { requests, stand }) => {
+            let settings = memory::Settings {
+                requests,
+                connections: stand.connections,
+                endpoints: stand.endpoints,
+                index_bytes: stand.index_bytes,
+                workers: stand.workers,
+            };
+            tell(&memory::run(&settings).await?);
+            Ok(0)
+        }
+        Measure::Scrape(flags) => {
+            let settings = scrape::Settings {
+                endpoints: flags.endpoints,
+                length: Duration::from_secs_f64(flags.seconds),
+            };
+            tell(&scrape::run(&settings).await?);
+            Ok(0)
+        }
+    }
+}
+
+async fn measure_path(flags: PathFlags) -> Result<u64> {
+    let rows = path::run(&path::Settings {
+        cases: match flags.cases.is_empty() {
+            true => path::Case::ALL.to_vec(),
+            false => flags.cases,
+        },
+        rounds: flags.rounds,
+        length: Duration::from_secs_f64(flags.seconds),
+        connections: flags.stand.connections,
+        streams: flags.streams,
+        endpoints: flags.stand.endpoints,
+        index_bytes: flags.stand.index_bytes,
+        workers: flags.stand.workers,
+    })
+    .await?;
+    println!("{}", report::table(&rows));
+    tell(&report::verdicts(&rows));
+    let folder = flags.out.parent().context("--out needs a file's name")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::write(&flags.out, report::lines(&rows))
+        .with_context(|| format!("cannot write {}", flags.out.display()))?;
+    Ok(rows.iter().map(|row| row.figures.errors).sum())
+}
+
+fn tell(verdicts: &[Verdict]) {
+    for verdict in verdicts {
+        println!("{}", verdict.line());
+    }
+}
