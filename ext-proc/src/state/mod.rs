@@ -15,13 +15,14 @@ mod stories;
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 mod stub;
 mod subscribe;
+mod subscription;
 #[cfg(test)]
 mod testing;
 
 pub use clock::Clock;
 pub use connect::{ConnectError, Controller, Credentials};
 pub use outbox::Outbox;
-pub use subscribe::{Subscription, Timing};
+pub use subscription::{Subscription, Timing};
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::connect::ConnectError;
 use super::stub::state_client::StateClient;
-use super::subscribe::Subscription;
+use super::subscription::Subscription;
 
 /// The version of the protocol spoken here.
 const PROTOCOL_MINOR: u32 = 1;

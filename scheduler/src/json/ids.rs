@@ -5,7 +5,7 @@
 
 use super::Visit;
 use super::bits::{self, BLOCK};
-use super::scan::{JsonScan, State};
+use super::machine::{JsonScan, State};
 
 /// What a step must see: its block, and the word that begins behind its last comma.
 const WINDOW: usize = BLOCK + 8;

@@ -7,12 +7,13 @@
 
 mod bits;
 mod ids;
+mod machine;
 mod number;
 mod scan;
 mod string;
 mod utf8;
 
-pub(crate) use scan::JsonScan;
+pub(crate) use machine::JsonScan;
 
 /// How many containers may be open at once.
 pub(crate) const MAX_DEPTH: u32 = 128;

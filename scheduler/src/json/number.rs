@@ -1,44 +1,7 @@
 //! Numbers: the grammar, byte by byte.
 
-use super::scan::{JsonScan, State, malformed};
+use super::machine::{JsonScan, Number, State, malformed};
 use super::{Kind, Visit, Want};
-
-/// How far a number has come; named for what was read last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Number {
-    Start,
-    Minus,
-    Zero,
-    Integer,
-    Point,
-    Fraction,
-    Exponent,
-    ExponentSign,
-    ExponentDigit,
-}
-
-impl Number {
-    pub(super) fn may_end(self) -> bool {
-        matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigit)
-    }
-
-    /// The state after `byte`, if the number goes on with it.
-    #[inline]
-    fn next(self, byte: u8) -> Option<Self> {
-        Some(match (self, byte) {
-            (Self::Start, b'-') => Self::Minus,
-            (Self::Start | Self::Minus, b'0') => Self::Zero,
-            (Self::Start | Self::Minus, b'1'..=b'9') => Self::Integer,
-            (Self::Integer, b'0'..=b'9') => Self::Integer,
-            (Self::Zero | Self::Integer, b'.') => Self::Point,
-            (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::Exponent,
-            (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
-            (Self::Exponent, b'+' | b'-') => Self::ExponentSign,
-            (Self::Exponent | Self::ExponentSign | Self::ExponentDigit, b'0'..=b'9') => Self::ExponentDigit,
-            _ => return None,
-        })
-    }
-}
 
 impl JsonScan {
     /// Reads a number from `pos` on, as far as it goes. Returns the position after it.

@@ -1,52 +1,8 @@
 //! The scanner's structure: values, objects, lists and what may follow what.
 
-use super::number::Number;
-use super::string::Escape;
+use super::machine::{Escape, JsonScan, Number, State, malformed};
 use super::utf8::{CutSequence, Joined, cut_suffix};
 use super::{At, JsonError, Kind, MAX_DEPTH, Visit, Want};
-
-/// What the next byte belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// A value must begin.
-    Value,
-    /// A list has just opened: a value, or its end.
-    FirstElement,
-    /// An object has just opened: a key, or its end.
-    FirstKey,
-    /// After a comma in an object.
-    Key,
-    Colon,
-    /// A value has ended within a container.
-    After,
-    InString {
-        key: bool,
-    },
-    InNumber(Number),
-    InLiteral {
-        kind: Kind,
-        seen: u8,
-    },
-    /// The top value has ended.
-    End,
-}
-
-/// The resumable scanner.
-#[derive(Debug, Clone)]
-pub(crate) struct JsonScan {
-    pub(super) state: State,
-    /// Containers open.
-    depth: u32,
-    /// Bit `i` is set if the container at level `i` is an object; bits from `depth` up are clear.
-    objects: u128,
-    /// Bytes scanned before the slice at hand.
-    pub(super) base: u64,
-    pub(super) want: Want,
-    pub(super) escape: Escape,
-    /// The offset before which ids are read one by one.
-    pub(super) ids_again_at: u64,
-    cut: CutSequence,
-}
 
 impl JsonScan {
     pub(crate) fn new() -> Self {
@@ -263,8 +219,4 @@ impl JsonScan {
     fn in_object(&self) -> bool {
         self.depth > 0 && self.objects >> (self.depth - 1) & 1 == 1
     }
-}
-
-pub(super) fn malformed(offset: u64, expected: &'static str) -> JsonError {
-    JsonError::Malformed { offset, expected }
 }

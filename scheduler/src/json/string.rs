@@ -7,24 +7,8 @@
 use std::ops::Range;
 
 use super::bits::{self, BLOCK};
-use super::scan::{JsonScan, State, malformed};
+use super::machine::{Escape, JsonScan, State, malformed};
 use super::{Kind, Visit, Want};
-
-/// How far an escape has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Escape {
-    /// Not in an escape.
-    None,
-    /// After `\`.
-    Start,
-    /// Within the digits of `\u`: how many were read, and their value. `high` is the surrogate before it, if it is the
-    /// second escape of a pair.
-    Hex { digits: u8, value: u16, high: Option<u16> },
-    /// After `\u` and a high surrogate: a low one may follow.
-    High(u16),
-    /// The same, and a `\`.
-    HighStart(u16),
-}
 
 /// A lone surrogate has no UTF-8 form.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();

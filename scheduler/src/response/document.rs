@@ -1,6 +1,6 @@
 //! One JSON value of an answer, read for its usage in bounded memory.
 
-use super::usage::Counts;
+use super::counts::Counts;
 use crate::json::{At, JsonError, JsonScan, Kind, Visit, Want};
 use crate::request::ApiForm;
 

@@ -7,8 +7,9 @@
 
 use std::borrow::Cow;
 
+use super::counts::Usage;
 use super::events;
-use super::usage::{Usage, UsageScan};
+use super::usage::UsageScan;
 use crate::request::ApiForm;
 
 /// Bytes of an unfinished event that are held back. The event in question is below 1 kB.

@@ -4,10 +4,12 @@
 //! held in memory. A count that no engine reported is unknown, never guessed; a malformed one is unknown as well, and
 //! no answer, whatever it looks like, makes this fail: it is the client's, and only looked at here.
 
+mod counts;
 mod document;
 mod events;
 mod filter;
 mod usage;
 
+pub use counts::Usage;
 pub use filter::UsageFilter;
-pub use usage::{Usage, UsageScan};
+pub use usage::UsageScan;

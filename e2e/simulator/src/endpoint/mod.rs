@@ -12,6 +12,7 @@ mod ticket;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -25,8 +26,8 @@ use crate::settings::ModelServer;
 pub use faults::Fault;
 pub(crate) use faults::{Failing, Faults};
 pub(crate) use listener::{Listener, Reach};
+pub(crate) use ticket::Progress;
 use ticket::Ticket;
-pub(crate) use ticket::{Generation, Progress};
 
 /// A consistent picture of an endpoint, for its metrics.
 #[derive(Debug)]
@@ -263,5 +264,34 @@ impl Endpoint {
         }
         self.hung.send_replace(hung);
         self.wake.notify_one();
+    }
+}
+
+/// A sequence under way. Dropping it before its end frees what it holds in the engine, at once.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    endpoint: Arc<Endpoint>,
+    incarnation: u64,
+    id: SequenceId,
+    ticket: Arc<Ticket>,
+}
+
+impl Generation {
+    /// Ready when more than `seen` tokens are there, or the sequence has ended.
+    pub(crate) fn poll_progress(&self, seen: u32, context: &mut Context<'_>) -> Poll<Progress> {
+        self.ticket.poll(seen, context)
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn finished(&self) -> Progress {
+        std::future::poll_fn(|context| self.poll_progress(u32::MAX, context)).await
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if !self.ticket.is_finished() {
+            self.endpoint.abort(self.incarnation, self.id);
+        }
     }
 }

@@ -3,14 +3,12 @@
 //! The engine overwrites one value and wakes one reader. Nothing queues up, so a client that reads slowly costs no
 //! memory: it finds several tokens at once.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use super::Endpoint;
+use crate::engine::Event;
 use crate::engine::stats::FinishReason;
-use crate::engine::{Event, SequenceId};
 
 /// How far a sequence has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,7 +21,7 @@ pub(crate) struct Progress {
     pub(crate) finished: Option<FinishReason>,
 }
 
-/// The engine's end of a [`Generation`].
+/// The engine's end of a sequence under way.
 #[derive(Debug, Default)]
 pub(super) struct Ticket {
     state: Mutex<(Progress, Option<Waker>)>,
@@ -43,21 +41,10 @@ impl Ticket {
             waker.wake();
         }
     }
-}
 
-/// A sequence under way. Dropping it before its end frees what it holds in the engine, at once.
-#[derive(Debug)]
-pub(crate) struct Generation {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) incarnation: u64,
-    pub(super) id: SequenceId,
-    pub(super) ticket: Arc<Ticket>,
-}
-
-impl Generation {
     /// Ready when more than `seen` tokens are there, or the sequence has ended.
-    pub(crate) fn poll_progress(&self, seen: u32, context: &mut Context<'_>) -> Poll<Progress> {
-        let mut state = self.ticket.state.lock();
+    pub(super) fn poll(&self, seen: u32, context: &mut Context<'_>) -> Poll<Progress> {
+        let mut state = self.state.lock();
         if state.0.generated > seen || state.0.finished.is_some() {
             return Poll::Ready(state.0);
         }
@@ -68,17 +55,7 @@ impl Generation {
         Poll::Pending
     }
 
-    /// Waits for the end.
-    pub(crate) async fn finished(&self) -> Progress {
-        std::future::poll_fn(|context| self.poll_progress(u32::MAX, context)).await
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        let finished = self.ticket.state.lock().0.finished.is_some();
-        if !finished {
-            self.endpoint.abort(self.incarnation, self.id);
-        }
+    pub(super) fn is_finished(&self) -> bool {
+        self.state.lock().0.finished.is_some()
     }
 }
