@@ -282,3 +282,39 @@ fn a_cycle_would_be_found() -> anyhow::Result<()> {
     assert_eq!(find_cycle(&graph).map(|cycle| cycle.len()), Some(3));
     Ok(())
 }
+
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            documents(&path, found)?;
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() -> anyhow::Result<()> {
+    let link = Regex::new(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")?;
+    let mut files = Vec::new();
+    documents(&root(), &mut files)?;
+    let mut links = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file)?;
+        for found in link.captures_iter(&text).filter(|found| !found[1].contains("://")) {
+            let target = file.parent().unwrap_or(&file).join(&found[1]);
+            assert!(
+                target.exists(),
+                "{} links to {}, which is not there",
+                file.display(),
+                &found[1]
+            );
+            links += 1;
+        }
+    }
+    assert!(links > 10, "the test has lost sight of the documents");
+    Ok(())
+}
