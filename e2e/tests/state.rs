@@ -1,0 +1,278 @@
+//! Story: two filters and a controller have one picture between them, over the real protocol on both ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a story's helpers may fail it
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kthena_controller::clock::Clock;
+use kthena_controller::metrics::Metrics;
+use kthena_controller::observe::Table;
+use kthena_controller::publish::{Access, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, Tls};
+use kthena_e2e::scratch::Scratch;
+use kthena_ext_proc::state::{Controller, Credentials, Sizes, State, Subscription, Timing};
+use kthena_scheduler::lease::Lease;
+use kthena_scheduler::prefix::{self, Overlap};
+use kthena_scheduler::snapshot::{Endpoint, EndpointId};
+use kthena_scheduler::state::proto::{self, ResourceType};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+/// Nothing here takes this long unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Two replicas must agree within this time on where a prefix lives.
+const AGREEMENT: Duration = Duration::from_millis(200);
+
+struct Publisher {
+    hub: Arc<Hub>,
+    port: u16,
+}
+
+async fn publisher(access: Access) -> Publisher {
+    let settings = Settings {
+        max_subscribers: 10,
+        reports: Bounds {
+            max_origins: 8,
+            max_entries: 1_000,
+            lost_after_ms: 200,
+        },
+        placements_bytes: 1 << 20,
+        max_settlements: 100,
+        sample_wait_ms: 20,
+        ack_timeout_ms: 5_000,
+    };
+    let metrics = Metrics::default().publish;
+    let hub = Hub::new(settings, Table::new(), Clock::start(), metrics.clone());
+    let timeouts = Timeouts {
+        hello: Duration::from_secs(5),
+        send: Duration::from_secs(5),
+        tick: Duration::from_millis(10),
+    };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let server = Server::bind(&address, access, Arc::clone(&hub), timeouts, metrics)
+        .await
+        .unwrap();
+    let port = server.local_addr().unwrap().port();
+    tokio::spawn(server.run(std::future::pending()));
+    hub.set_config(everything());
+    Publisher { hub, port }
+}
+
+/// A ModelServer "a/s" with two endpoints of identities 1 and 2.
+fn everything() -> Vec<Resource> {
+    let endpoint = |id: u64| proto::Endpoint {
+        id,
+        uid: format!("uid-{id}"),
+        port: 8000,
+        address: format!("10.0.0.{id}:8000"),
+        pod: format!("a/pod-{id}"),
+        ..Default::default()
+    };
+    let server = proto::ModelServer {
+        name: "a/s".into(),
+        cluster: "c".into(),
+        ..Default::default()
+    };
+    let endpoints = proto::Endpoints {
+        endpoints: vec![endpoint(1), endpoint(2)],
+    };
+    vec![
+        Resource::encode(Key::new(ResourceType::Server, "a/s"), &server),
+        Resource::encode(Key::new(ResourceType::Endpoints, "a/s"), &endpoints),
+    ]
+}
+
+struct Replica {
+    state: Arc<State>,
+    settlements: mpsc::Receiver<proto::Settlement>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Replica {
+    fn start(url: &str, credentials: Credentials) -> Self {
+        let state = State::new(&Sizes {
+            max_endpoints: 8,
+            prefix_index_bytes: 1 << 20,
+            outbox: 100,
+        });
+        let (sender, settlements) = mpsc::channel(8);
+        let controller = Controller::new(url, credentials).unwrap();
+        let subscription = Subscription::new(Arc::clone(&state), controller, Timing::default(), sender);
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(subscription.run(stopping));
+        Self {
+            state,
+            settlements,
+            _stop: stop,
+        }
+    }
+
+    async fn ready(publisher: &Publisher) -> Self {
+        let url = format!("http://127.0.0.1:{}", publisher.port);
+        let replica = Self::start(&url, Credentials::default());
+        eventually("the first state", || replica.state.snapshot().is_some()).await;
+        replica
+    }
+
+    fn endpoint(&self, id: u64) -> Arc<Endpoint> {
+        let snapshot = self.state.snapshot().unwrap();
+        let endpoints = &snapshot.server("a/s").unwrap().endpoints;
+        let found = endpoints.iter().find(|endpoint| endpoint.id == EndpointId(id));
+        Arc::clone(found.unwrap())
+    }
+
+    fn in_flight(&self, id: u64) -> u32 {
+        self.endpoint(id).slot.view(self.state.now()).in_flight
+    }
+
+    fn blocks(&self, id: u64, keys: &[prefix::Key]) -> u32 {
+        let slot = self.endpoint(id).slot.index();
+        let mut overlap = Overlap::default();
+        overlap.begin();
+        overlap.admit(slot);
+        self.state.index().look_up(keys, 1, &mut overlap);
+        overlap.blocks(slot)
+    }
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}
+
+#[tokio::test]
+async fn two_replicas_agree_in_time_on_where_a_prefix_lives() {
+    let publisher = publisher(Access::default()).await;
+    let (one, two) = (Replica::ready(&publisher).await, Replica::ready(&publisher).await);
+    let keys: Vec<_> = (1..=4)
+        .map(|n| prefix::Key {
+            hash: n * 1_000,
+            span: 2,
+        })
+        .collect();
+    // The best of some tries: this bounds what the protocol adds, not what a loaded machine takes away.
+    let mut best = PATIENCE;
+    for id in [1, 2, 1, 2] {
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| prefix::Key {
+                hash: key.hash + id + u64::from(best.subsec_nanos()),
+                ..*key
+            })
+            .collect();
+        let began = Instant::now();
+        one.state.placed(EndpointId(id), &keys);
+        eventually("the other replica knows", || two.blocks(id, &keys) == 8).await;
+        best = best.min(began.elapsed());
+    }
+    assert!(best < AGREEMENT, "{best:?}");
+}
+
+#[tokio::test]
+async fn each_replica_counts_the_others_requests_and_its_own_once() {
+    let publisher = publisher(Access::default()).await;
+    let (one, two) = (Replica::ready(&publisher).await, Replica::ready(&publisher).await);
+    let mut leases: Vec<_> = (0..3).map(|_| Lease::begin(one.endpoint(1), 100)).collect();
+    let other = Lease::begin(two.endpoint(1), 50);
+    eventually("both see all", || one.in_flight(1) == 4 && two.in_flight(1) == 4).await;
+    // What is ours is known at once; what was reported of it is not counted again when it comes back.
+    leases.push(Lease::begin(one.endpoint(1), 100));
+    assert_eq!(one.in_flight(1), 5);
+    eventually("the other is told", || two.in_flight(1) == 5).await;
+    assert_eq!(one.in_flight(1), 5);
+    leases.clear();
+    drop(other);
+    eventually("all is over", || one.in_flight(1) == 0 && two.in_flight(1) == 0).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_takes_its_counts_with_it() {
+    let publisher = publisher(Access::default()).await;
+    let (one, two) = (Replica::ready(&publisher).await, Replica::ready(&publisher).await);
+    let lease = Lease::begin(one.endpoint(2), 100);
+    eventually("the other is told", || two.in_flight(2) == 1).await;
+    // Its stream ends with the sender of its stop signal; its lease is never settled.
+    drop(one);
+    eventually("its counts are gone", || two.in_flight(2) == 0).await;
+    drop(lease);
+}
+
+#[tokio::test]
+async fn the_end_of_a_request_reaches_the_replica_that_counts_it() {
+    let publisher = publisher(Access::default()).await;
+    let (mut one, two) = (Replica::ready(&publisher).await, Replica::ready(&publisher).await);
+    two.state.settle_elsewhere(one.state.origin(), 42, "10.0.0.2:8000");
+    let told = timeout(PATIENCE, one.settlements.recv()).await.unwrap().unwrap();
+    assert_eq!((told.lease, &*told.served), (42, "10.0.0.2:8000"));
+}
+
+#[tokio::test]
+async fn with_mutual_tls_only_a_known_filter_gets_state() {
+    let folder = Scratch::new("state-tls").unwrap();
+    let authority = Authority::new();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let ca = file("ca.pem", &authority.pem);
+    let (certificate, key) = authority.sign("controller");
+    let tls = Tls {
+        cert: file("controller.pem", &certificate),
+        key: file("controller.key", &key),
+        client_ca: Some(ca.clone()),
+    };
+    let publisher = publisher(Access {
+        tls: Some(tls),
+        ..Access::default()
+    })
+    .await;
+    let url = format!("https://127.0.0.1:{}", publisher.port);
+    let credentials = |identity: Option<(&str, (String, String))>| Credentials {
+        ca: Some(ca.clone()),
+        identity: identity.map(|(name, (certificate, key))| {
+            (
+                file(&format!("{name}.pem"), &certificate),
+                file(&format!("{name}.key"), &key),
+            )
+        }),
+        token: None,
+        server_name: Some("controller".into()),
+    };
+    let nameless = Replica::start(&url, credentials(None));
+    let stranger = Replica::start(&url, credentials(Some(("stranger", Authority::new().sign("filter")))));
+    let known = Replica::start(&url, credentials(Some(("known", authority.sign("filter")))));
+    eventually("the known one has state", || known.state.snapshot().is_some()).await;
+    assert!(nameless.state.snapshot().is_none() && stranger.state.snapshot().is_none());
+}
+
+/// Signs certificates.
+struct Authority {
+    pem: String,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self {
+            pem,
+            issuer: rcgen::Issuer::new(params, key),
+        }
+    }
+
+    /// A certificate for a name, and its key.
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
