@@ -269,6 +269,7 @@ mod tests {
 
     use super::*;
     use crate::state::Sizes;
+    use kthena_scheduler::lease::LeaseTable;
 
     fn pages() -> Arc<Pages> {
         let state = State::new(&Sizes {
@@ -276,7 +277,7 @@ mod tests {
             prefix_index_bytes: 1 << 16,
             outbox: 4,
         });
-        let metrics = Arc::new(Metrics::new(Arc::clone(&state), 10));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&state), Arc::new(LeaseTable::new(1, 1)), 10));
         Pages::new(state, metrics, Arc::new(Decisions::new(2, false)))
     }
 

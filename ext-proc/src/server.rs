@@ -61,18 +61,20 @@ enum Incoming {
 pub async fn run(config: Config) -> Result<()> {
     let tracing = telemetry::install(&config.telemetry)?;
     let state = State::new(&config.sizes());
+    let max_open = config.bounds.max_in_flight as usize;
+    let leases = Arc::new(LeaseTable::new(max_open, max_open));
     let metrics = Arc::new(Metrics::new(
         Arc::clone(&state),
+        Arc::clone(&leases),
         config.bounds.max_metric_series as usize,
     ));
     let logged = config.requests.explain_log_share > 0.0;
     let decisions = Arc::new(Decisions::new(DECISIONS, logged));
     let pages = Pages::new(Arc::clone(&state), Arc::clone(&metrics), Arc::clone(&decisions));
-    let max_open = config.bounds.max_in_flight as usize;
     let shared = Arc::new(Shared {
         state: Arc::clone(&state),
         settings: config.requests.settings(),
-        leases: LeaseTable::new(max_open, max_open),
+        leases,
         metrics,
         decisions,
         tracing,

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use kthena_scheduler::exchange::Record;
+use kthena_scheduler::lease::LeaseTable;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
@@ -39,13 +40,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of a process that reads this state; at most `max_series` kinds of requests are told apart.
-    pub fn new(state: Arc<State>, max_series: usize) -> Self {
+    /// Metrics of a process that reads this state and counts these leases; at most `max_series` kinds of requests are
+    /// told apart.
+    pub fn new(state: Arc<State>, leases: Arc<LeaseTable>, max_series: usize) -> Self {
         let mut registry = Registry::default();
         let readings = Arc::new(Readings::default());
         let requests = RequestSeries::register(&mut registry, max_series);
         let scrape = Scrape {
             state,
+            leases,
             readings: Arc::clone(&readings),
         };
         registry.register_collector(Box::new(scrape));
@@ -149,7 +152,7 @@ mod tests {
             prefix_index_bytes: 1 << 16,
             outbox: 4,
         };
-        Metrics::new(State::new(&sizes), max_series)
+        Metrics::new(State::new(&sizes), Arc::new(LeaseTable::new(1, 1)), max_series)
     }
 
     const CHAT: Request<'_> = Request {

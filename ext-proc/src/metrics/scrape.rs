@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use kthena_scheduler::lease::LeaseTable;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -16,6 +17,7 @@ use crate::state::State;
 #[derive(Debug)]
 pub(super) struct Scrape {
     pub(super) state: Arc<State>,
+    pub(super) leases: Arc<LeaseTable>,
     pub(super) readings: Arc<Readings>,
 }
 
@@ -101,6 +103,7 @@ impl Scrape {
             ("outbox_placements", status.dropped.0),
             ("outbox_settlements", status.dropped.1),
             ("prefix_index", index.evictions),
+            ("leases", self.leases.overflows()),
         ];
         let help = "What was dropped because a bound was hit";
         let mut out = encoder.encode_descriptor("kthena_ext_proc_bound_hits", help, None, MetricType::Counter)?;
@@ -150,6 +153,11 @@ impl Scrape {
             "kthena_ext_proc_held_requests",
             "Requests that wait for state",
             reading(&self.readings.held),
+        )?;
+        out.gauge(
+            "kthena_ext_proc_leases",
+            "Requests whose end is awaited from the access log",
+            self.leases.open() as f64,
         )?;
         let Some(snapshot) = self.state.snapshot() else {
             return Ok(());

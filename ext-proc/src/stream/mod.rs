@@ -43,7 +43,7 @@ pub struct Shared {
     /// Settings of the operator.
     pub settings: Settings,
     /// Requests whose end the access log tells.
-    pub leases: LeaseTable,
+    pub leases: Arc<LeaseTable>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Explanations for operators.
