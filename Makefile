@@ -39,3 +39,4 @@ generate: ## write the generated code again
 
 tools: ## fetch the real parts that tests and demo start
 	@e2e/tools/envoy >/dev/null
+	@e2e/tools/clients >/dev/null

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::cache;
 use crate::client::{Ask, Client};
 use crate::process::{Launch, Process, wait_until};
 
@@ -111,7 +112,7 @@ pub fn binary() -> Result<PathBuf> {
         }
         bail!("ENVOY_BIN is {}, which is not there", own.display());
     }
-    let installed = cache().join(format!("envoy-{VERSION}/bin/envoy"));
+    let installed = cache::folder().join(format!("envoy-{VERSION}/bin/envoy"));
     if installed.is_file() {
         return Ok(installed);
     }
@@ -119,19 +120,6 @@ pub fn binary() -> Result<PathBuf> {
         "there is no Envoy at {}: run e2e/tools/envoy once to install it, or set ENVOY_BIN",
         installed.display()
     );
-}
-
-/// The cache folder that the project's scripts install into.
-fn cache() -> PathBuf {
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    folder("KTHENA_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("kthena")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/kthena")))
-        .unwrap_or_else(|| PathBuf::from("/tmp/kthena"))
 }
 
 /// A running Envoy; killed when dropped.

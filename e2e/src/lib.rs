@@ -4,6 +4,7 @@
 //! What must always hold: nothing that it starts outlives the process that started it, and no wait is without a deadline.
 
 pub mod bench;
+pub mod cache;
 pub mod client;
 pub mod clusters;
 pub mod demo;
