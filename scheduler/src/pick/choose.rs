@@ -54,37 +54,40 @@ impl std::ops::Deref for Order {
 /// Orders the candidates by their totals; nearly equal ones by a draw from `seed`. `unit` is the average weight of the
 /// profile's scores.
 pub(super) fn by_score(scratch: &mut Scratch, unit: f32, seed: u64) -> Order {
-    let best = scratch.totals.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let best = scratch.totals.iter().copied().fold(f32::NEG_INFINITY, larger);
     let bar = best - NEAR * unit;
-    scratch.near.clear();
+    let mut room = 0.0;
     for (candidate, total) in scratch.totals.iter().enumerate() {
         if *total >= bar {
-            scratch.near.push(candidate as u32);
+            scratch.near.push((candidate as u32, total - bar));
+            room += total - bar;
         }
     }
     let mut order = Order::default();
     let mut draws = Draws::new(seed);
     while !order.is_full() && !scratch.near.is_empty() {
-        let chosen = draw(&scratch.near, &scratch.totals, bar, draws.unit());
-        let candidate = scratch.near.swap_remove(chosen);
+        let chosen = draw(&scratch.near, draws.unit() * room);
+        let (candidate, taken) = scratch.near.swap_remove(chosen);
+        room -= taken;
         order.push(scratch.at[candidate as usize]);
     }
     fill(scratch, bar, order)
 }
 
-/// The place in `near` that a point from 0 to 1 falls on, where each has room by how far it is above the bar.
-fn draw(near: &[u32], totals: &[f32], bar: f32, point: f32) -> usize {
-    let room = |candidate: u32| totals[candidate as usize] - bar;
-    let all: f32 = near.iter().map(|candidate| room(*candidate)).sum();
-    let mut rest = point * all;
-    for (place, candidate) in near.iter().enumerate() {
-        rest -= room(*candidate);
-        if rest < 0.0 {
-            return place;
-        }
-    }
+/// The place in `near` that a point falls on, where each has as much room as it is above the bar.
+fn draw(near: &[(u32, f32)], point: f32) -> usize {
+    let mut rest = point;
+    let chosen = near.iter().position(|(_, room)| {
+        rest -= room;
+        rest < 0.0
+    });
     // Rounding, or all of them at the bar: any will do, the last one is one.
-    near.len() - 1
+    chosen.unwrap_or(near.len() - 1)
+}
+
+/// The larger of two numbers that are not NaN; `f32::max` checks for that, which keeps loops from being vectorised.
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }
 
 /// Fills the order with the best of the candidates below the bar.

@@ -126,7 +126,7 @@ fn fate(server: &ModelServer, at: usize, view: &View, ask: &Ask<'_>) -> Fate {
     }
     let subject = Subject {
         view,
-        models: &server.endpoints[at].models,
+        models: &|| &server.endpoints[at].models,
         model: ask.model,
     };
     let filters = server.profile.filters().iter();

@@ -32,8 +32,8 @@ pub struct Scratch {
     pub(crate) points: Vec<f32>,
     /// Weighted sum of the points; one a candidate.
     pub(crate) totals: Vec<f32>,
-    /// Indices of the candidates that a draw is made among.
-    pub(crate) near: Vec<u32>,
+    /// The candidates that a draw is made among, and by how much each is above the bar.
+    pub(crate) near: Vec<(u32, f32)>,
     /// Keys of the prompt.
     pub(crate) keys: Vec<Key>,
     pub(crate) overlap: Overlap,

@@ -170,9 +170,8 @@ impl PrefixIndex {
     /// Stores one key; how old the former placement at this endpoint was, more than the capacity when there was none.
     fn place(&self, key: u64, held: Held, now: u64, capacity: u64) -> u64 {
         let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
-        let former = shard.holders(key).iter().find(|former| former.slot() == held.slot());
+        let former = shard.put(key, held, |other| self.good(other));
         let age = former.map_or(u64::MAX, |former| now.saturating_sub(former.stamp()));
-        shard.put(key, held, |other| self.good(other));
         if age <= capacity { age } else { u64::MAX }
     }
 
@@ -180,10 +179,7 @@ impl PrefixIndex {
     fn held_blocks(&self, slot: u32, keys: &[Key]) -> u64 {
         let held = keys.partition_point(|key| {
             let shard = self.shard(key.hash).read().unwrap_or_else(PoisonError::into_inner);
-            shard
-                .holders(key.hash)
-                .iter()
-                .any(|held| held.slot() == slot && self.good(*held))
+            shard.find(key.hash, slot).is_some_and(|held| self.good(held))
         });
         keys[..held]
             .iter()

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Bits of a [`Held`] that name the slot; the others are the stamp.
-const SLOT_BITS: u32 = 20;
+/// Bits of a [`Held`] that are the stamp; those above name the slot, so that holders sort by slot.
+const STAMP_BITS: u32 = 44;
 
 /// The most slots an index can tell apart.
-pub(super) const MAX_SLOTS: u32 = 1 << SLOT_BITS;
+pub(super) const MAX_SLOTS: u32 = 1 << (u64::BITS - STAMP_BITS);
 
 /// An endpoint that holds an entry, and since when by its own clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub(super) struct Held(u64);
 #[derive(Debug)]
 enum Holders {
     One(Held),
+    /// Sorted by slot.
     Many(Vec<Held>),
 }
 
@@ -71,15 +72,15 @@ impl Hasher for AsIs {
 
 impl Held {
     pub(super) fn new(slot: u32, stamp: u64) -> Self {
-        Self((stamp << SLOT_BITS) | u64::from(slot & (MAX_SLOTS - 1)))
+        Self((u64::from(slot) << STAMP_BITS) | (stamp & ((1 << STAMP_BITS) - 1)))
     }
 
     pub(super) fn slot(self) -> u32 {
-        (self.0 & u64::from(MAX_SLOTS - 1)) as u32
+        (self.0 >> STAMP_BITS) as u32
     }
 
     pub(super) fn stamp(self) -> u64 {
-        self.0 >> SLOT_BITS
+        self.0 & ((1 << STAMP_BITS) - 1)
     }
 }
 
@@ -100,16 +101,39 @@ impl Holders {
         }
     }
 
-    /// Puts `held` in the place of its slot's former entry, and drops what is not good any more.
-    fn put(&mut self, held: Held, good: impl Fn(Held) -> bool) {
+    fn find(&self, slot: u32) -> Option<Held> {
+        let all = self.as_slice();
+        let at = all.binary_search_by_key(&slot, |held| held.slot()).ok()?;
+        all.get(at).copied()
+    }
+
+    /// Puts `held` in the place of its slot's former entry; that entry.
+    fn put(&mut self, held: Held, good: impl Fn(Held) -> bool) -> Option<Held> {
         match self {
-            Self::One(old) if old.slot() == held.slot() || !good(*old) => *old = held,
-            Self::One(old) => *self = Self::Many(vec![*old, held]),
-            Self::Many(all) => match all.iter_mut().find(|old| old.slot() == held.slot()) {
-                Some(old) => *old = held,
-                None => {
-                    all.retain(|old| good(*old));
-                    all.push(held);
+            Self::One(old) if old.slot() == held.slot() => Some(std::mem::replace(old, held)),
+            Self::One(old) if !good(*old) => {
+                *old = held;
+                None
+            }
+            Self::One(old) => {
+                let (low, high) = if old.slot() < held.slot() {
+                    (*old, held)
+                } else {
+                    (held, *old)
+                };
+                *self = Self::Many(vec![low, high]);
+                None
+            }
+            Self::Many(all) => match all.binary_search_by_key(&held.slot(), |old| old.slot()) {
+                Ok(at) => Some(std::mem::replace(&mut all[at], held)),
+                Err(_) => {
+                    // Looking at all of them only when the list would grow keeps a long list cheap.
+                    if all.len() == all.capacity() {
+                        all.retain(|old| good(*old));
+                    }
+                    let at = all.partition_point(|old| old.slot() < held.slot());
+                    all.insert(at, held);
+                    None
                 }
             },
         }
@@ -151,8 +175,14 @@ impl Shard {
             .map_or(&[], |entry| entry.holders.as_slice())
     }
 
-    /// Notes that `held` holds `key`.
-    pub(super) fn put(&mut self, key: u64, held: Held, good: impl Fn(Held) -> bool + Copy) {
+    /// What is known of `slot` holding `key`, whether still good or not.
+    pub(super) fn find(&self, key: u64, slot: u32) -> Option<Held> {
+        let place = self.places.get(&key)?;
+        self.slab.get(*place as usize)?.as_ref()?.holders.find(slot)
+    }
+
+    /// Notes that `held` holds `key`; what was known of its slot before.
+    pub(super) fn put(&mut self, key: u64, held: Held, good: impl Fn(Held) -> bool + Copy) -> Option<Held> {
         let known = self
             .places
             .get(&key)
@@ -160,10 +190,10 @@ impl Shard {
         if let Some(entry) = known {
             let before = entry.holders.spilled();
             entry.used = true;
-            entry.holders.put(held, good);
+            let former = entry.holders.put(held, good);
             self.spilled = self.spilled + entry.holders.spilled() - before;
             self.shrink(good);
-            return;
+            return former;
         }
         let entry = Entry {
             key,
@@ -174,6 +204,7 @@ impl Shard {
             self.slab[place as usize] = Some(entry);
             self.places.insert(key, place);
         }
+        None
     }
 
     /// Notes that `slot` does not hold `key`.

@@ -176,7 +176,7 @@ mod tests {
         let keep = |view: &View| {
             plugin().keep(&Subject {
                 view,
-                models: &[],
+                models: &|| &[],
                 model: "m",
             })
         };

@@ -17,7 +17,8 @@ pub(super) fn filter(args: &Map<String, Value>) -> Result<Box<dyn Filter>, Refus
 
 impl Filter for LoraAffinity {
     fn keep(&self, subject: &Subject<'_>) -> bool {
-        subject.models.is_empty() || subject.models.iter().any(|name| **name == *subject.model)
+        let models = (subject.models)();
+        models.is_empty() || models.iter().any(|name| **name == *subject.model)
     }
 }
 
@@ -32,7 +33,7 @@ mod tests {
             let models: Vec<Box<str>> = models.iter().map(|m| (*m).into()).collect();
             LoraAffinity.keep(&Subject {
                 view: &View::default(),
-                models: &models,
+                models: &|| &models,
                 model: "sql",
             })
         };

@@ -17,12 +17,13 @@ use crate::load::View;
 pub const UNSCORED: f32 = f32::NAN;
 
 /// What a filter may ask about one endpoint.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Subject<'a> {
     /// Its load.
     pub view: &'a View,
-    /// The names its engine lists, base and adapters; empty = not known.
-    pub models: &'a [Box<str>],
+    /// The names its engine lists, base and adapters; empty = not known. Asked for only by whom it concerns: it lies
+    /// elsewhere in memory, and looking there for every endpoint would cost more than all else.
+    pub models: &'a dyn Fn() -> &'a [Box<str>],
     /// The name under which the engine knows what the request asks for.
     pub model: &'a str,
 }
