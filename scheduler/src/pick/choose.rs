@@ -77,12 +77,20 @@ pub(super) fn by_score(scratch: &mut Scratch, unit: f32, seed: u64) -> Order {
 /// The place in `near` that a point falls on, where each has as much room as it is above the bar.
 fn draw(near: &[(u32, f32)], point: f32) -> usize {
     let mut rest = point;
-    let chosen = near.iter().position(|(_, room)| {
+    // In strides, as adding up one by one waits for each addition before the next.
+    let stride = near.chunks(16).position(|stride| {
+        let room: f32 = stride.iter().map(|(_, room)| room).sum();
+        let within = rest < room;
+        rest -= if within { 0.0 } else { room };
+        within
+    });
+    let start = stride.map_or(near.len(), |stride| stride * 16);
+    let chosen = near[start..].iter().position(|(_, room)| {
         rest -= room;
         rest < 0.0
     });
     // Rounding, or all of them at the bar: any will do, the last one is one.
-    chosen.unwrap_or(near.len() - 1)
+    chosen.map_or(near.len() - 1, |at| start + at)
 }
 
 /// The larger of two numbers that are not NaN; `f32::max` checks for that, which keeps loops from being vectorised.

@@ -7,13 +7,15 @@ use super::plugin::UNSCORED;
 
 /// What is left of 1 after `age`, when it halves every `half_life`. Between two halvings the line is straight: within
 /// 6 % of the exponential, and cheap enough to ask for every endpoint of every request.
+#[inline]
 pub(super) fn halving(age: u64, half_life: u64) -> f32 {
     let halvings = age / half_life;
     if halvings >= 24 {
         return 0.0;
     }
-    let within = (age % half_life) as f32 / half_life as f32;
-    (1.0 - 0.5 * within) / (1u32 << halvings) as f32
+    let within = (age % half_life) as i64 as f32 * (0.5 / half_life as i64 as f32);
+    // 2^-n, straight into the exponent: a division is the dearest part otherwise.
+    (1.0 - within) * f32::from_bits((127 - halvings as u32) << 23)
 }
 
 /// Scores candidates by facts that age: `fact` gives the points that a candidate deserves by its last known state, and

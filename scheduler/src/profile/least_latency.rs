@@ -20,7 +20,6 @@ use serde_json::{Map, Value};
 
 use super::fade::halving;
 use super::plugin::{Candidates, Refusal, Score, UNSCORED, parse};
-use crate::load::View;
 
 /// The memory of a latency halves in this time.
 const HALF_LIFE_MS: u64 = 10_000;
@@ -66,52 +65,61 @@ pub(super) fn score(args: &Map<String, Value>) -> Result<Box<dyn Score>, Refusal
 
 impl Score for LeastLatency {
     fn score(&self, candidates: &Candidates<'_>, points: &mut [f32]) {
-        let ttft = Scale::of(candidates.views, |view| view.latency.ttft, TTFT_SLACK);
-        let tpot = Scale::of(candidates.views, |view| view.latency.tpot, TPOT_SLACK);
+        let (mut ttft, mut tpot) = (Mean::default(), Mean::default());
+        for (trusted, view) in points.iter_mut().zip(candidates.views) {
+            // How much a latency is still believed waits in its place for the second pass.
+            *trusted = UNSCORED;
+            if let (Some(first), Some(next)) = (view.latency.ttft, view.latency.tpot) {
+                *trusted = halving(view.latency_age, HALF_LIFE_MS);
+                ttft.add(first, *trusted);
+                tpot.add(next, *trusted);
+            }
+        }
+        let (ttft, tpot) = (ttft.scale(TTFT_SLACK), tpot.scale(TPOT_SLACK));
+        let (ttft_share, tpot_share) = (100.0 * self.ttft_share, 100.0 * (1.0 - self.ttft_share));
         for (point, view) in points.iter_mut().zip(candidates.views) {
-            *point = match (view.latency.ttft, view.latency.tpot) {
-                (Some(first), Some(next)) => {
-                    let trust = trust(view);
-                    self.ttft_share * ttft.points(first, trust) + (1.0 - self.ttft_share) * tpot.points(next, trust)
-                }
-                _ => UNSCORED,
-            };
+            let trusted = *point;
+            if let (Some(first), Some(next)) = (view.latency.ttft, view.latency.tpot) {
+                *point = 100.0 - ttft_share * ttft.cost(first, trusted) - tpot_share * tpot.cost(next, trusted);
+            }
         }
     }
 }
 
-/// How much a latency is still believed, 0 to 1.
-fn trust(view: &View) -> f32 {
-    halving(view.latency_age, HALF_LIFE_MS)
+/// A mean in which each value counts by how much it is believed.
+#[derive(Default)]
+struct Mean {
+    sum: f32,
+    weight: f32,
 }
 
-impl Scale {
-    fn of(views: &[View], value: impl Fn(&View) -> Option<f32>, slack: f32) -> Self {
-        let (mut sum, mut weight) = (0.0, f32::MIN_POSITIVE);
-        for view in views {
-            if let Some(value) = value(view) {
-                let trust = trust(view);
-                sum += value * trust;
-                weight += trust;
-            }
-        }
-        let mean = sum / weight;
-        Self {
+impl Mean {
+    fn add(&mut self, value: f32, trust: f32) {
+        self.sum += value * trust;
+        self.weight += trust;
+    }
+
+    fn scale(&self, slack: f32) -> Scale {
+        let mean = self.sum / self.weight.max(f32::MIN_POSITIVE);
+        Scale {
             mean,
             slack: 3.0 * mean + slack,
         }
     }
+}
 
-    fn points(&self, value: f32, trust: f32) -> f32 {
+impl Scale {
+    /// The share of the points that a latency costs, 0 to 1.
+    fn cost(&self, value: f32, trust: f32) -> f32 {
         let excess = ((value - self.mean) * trust).max(0.0);
-        100.0 * (1.0 - excess / (self.mean + excess + self.slack))
+        excess / (self.mean + excess + self.slack)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Latency;
+    use crate::load::{Latency, View};
 
     fn plugin(json: &str) -> Result<Box<dyn Score>, Refusal> {
         score(&serde_json::from_str(json).unwrap())
