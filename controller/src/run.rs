@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
 use crate::compile::{Compiler, Output};
-use crate::envoy::{Clusters, Files, Rollout, clusters};
+use crate::envoy::{Files, Rollout, clusters};
 use crate::index::Index;
 use crate::metrics::{self, kind};
 use crate::observe::{Scraper, Table};
@@ -65,8 +65,8 @@ struct Loop {
     compile_at: Option<Time>,
     /// Until when the first state may wait; set by the first compilation.
     first_until: Option<Time>,
-    /// What Envoy's files hold.
-    written: Option<Clusters>,
+    /// Which version of the rollout Envoy's files hold.
+    written: Option<u64>,
     retry_at: Option<Time>,
 }
 
@@ -120,7 +120,8 @@ impl Loop {
     /// When there is something to do if nothing happens before.
     fn wake_at(&self) -> Instant {
         let first = self.first_until.filter(|_| !self.is_ready());
-        let due = [self.compile_at, self.parts.rollout.wake_at(), self.retry_at, first];
+        let compile = self.compile_at.filter(|_| self.index.synced());
+        let due = [compile, self.parts.rollout.wake_at(), self.retry_at, first];
         let due = due.into_iter().flatten().min();
         // A millisecond late rather than early: the clock counts whole ones.
         let wait = due.map_or(60_000, |at| at.since(self.now()) + 1);
@@ -233,14 +234,14 @@ impl Loop {
         if self.first_until.is_none() {
             return true;
         }
-        let wanted = self.parts.rollout.files();
-        if self.written.as_ref() == Some(&wanted) {
+        let wanted = self.parts.rollout.version();
+        if self.written == Some(wanted) {
             return true;
         }
         if self.retry_at.is_some_and(|at| at > now) {
             return false;
         }
-        match files.write(&wanted) {
+        match files.write(&self.parts.rollout.files()) {
             Ok(count) => {
                 self.parts.metrics.envoy_writes.inc_by(count as u64);
                 self.written = Some(wanted);

@@ -40,6 +40,8 @@ pub struct Rollout<T> {
     in_force: Clusters,
     waiting: VecDeque<Waiting<T>>,
     leaving: Vec<Leaving>,
+    /// Grows with every change of the above.
+    version: u64,
 }
 
 #[derive(Debug)]
@@ -80,11 +82,18 @@ impl<T> Rollout<T> {
             in_force: Clusters::new(),
             waiting: VecDeque::new(),
             leaving: Vec::new(),
+            version: 0,
         }
+    }
+
+    /// Grows whenever [`Rollout::files`] may have changed.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Takes the newest content and its clusters. It may be published at once when Envoy knows all it names.
     pub fn offer(&mut self, clusters: Clusters, content: T, now: Time) {
+        self.version += 1;
         let known = self.files();
         let news = clusters.iter().any(|(name, endpoints)| {
             known
@@ -126,6 +135,7 @@ impl<T> Rollout<T> {
 
     /// Notes that content with these clusters is published as this generation.
     pub fn published(&mut self, clusters: Clusters, generation: u64, now: Time) {
+        self.version += 1;
         let before = std::mem::replace(&mut self.in_force, clusters);
         let mut left = Clusters::new();
         for (name, mut endpoints) in before {
@@ -154,6 +164,7 @@ impl<T> Rollout<T> {
     /// did not wait any longer for an answer.
     pub fn settle(&mut self, answered: impl Fn(u64) -> bool, now: Time) -> u64 {
         let mut late = 0;
+        let before = self.leaving.len();
         self.leaving.retain(|leaving| {
             if answered(leaving.generation) {
                 return false;
@@ -161,6 +172,7 @@ impl<T> Rollout<T> {
             late += u64::from(leaving.until <= now);
             leaving.until > now
         });
+        self.version += u64::from(self.leaving.len() != before);
         late
     }
 

@@ -52,7 +52,7 @@ pub struct Hub {
     pub(super) clock: Clock,
     pub(super) metrics: metrics::Publish,
     controller: String,
-    /// Grows with every acknowledgement, subscription and end of one.
+    /// Grows whenever a subscriber has acknowledged a configuration whole, or has gone.
     answers: watch::Sender<u64>,
     pub(super) inner: Mutex<Inner>,
 }
@@ -199,7 +199,7 @@ impl Hub {
             .all(|subscriber| subscriber.acknowledged_generation >= Some(generation))
     }
 
-    /// Changes whenever [`Hub::acknowledged`] or [`Hub::acceptance`] may answer differently.
+    /// Changes whenever [`Hub::acknowledged`] may have become true.
     pub fn answers(&self) -> watch::Receiver<u64> {
         self.answers.subscribe()
     }

@@ -318,3 +318,20 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
+        let path = std::env::temp_dir().join(format!("kthena-state-{}.sock", std::process::id()));
+        let killed = bind_unix(&path).await.unwrap();
+        assert!(bind_unix(&path).await.is_err(), "somebody listens on it");
+        drop(killed);
+        assert!(path.exists());
+        let listener = bind_unix(&path).await.unwrap();
+        drop(listener);
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -166,6 +166,7 @@ impl Subscription {
         let Some(subscriber) = inner.subscribers.get_mut(&self.id) else {
             return;
         };
+        let before = subscriber.acknowledged_generation;
         for (key, refused) in subscriber.acknowledge(ack) {
             let label = kind(key.kind.as_str_name());
             self.hub.metrics.refusals.get_or_create(&label).inc();
@@ -179,8 +180,9 @@ impl Subscription {
         }
         // There may be room for an update that had to wait.
         subscriber.wake.notify_one();
-        drop(inner);
-        self.hub.answered();
+        if before != subscriber.acknowledged_generation {
+            self.hub.answered();
+        }
     }
 
     fn report(&self, report: Report) {
