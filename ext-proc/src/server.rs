@@ -59,27 +59,7 @@ enum Incoming {
 /// # Errors
 /// When it cannot begin: a port is taken, a file cannot be read, a flag does not fit another.
 pub async fn run(config: Config) -> Result<()> {
-    let tracing = telemetry::install(&config.telemetry)?;
-    let state = State::new(&config.sizes());
-    let max_open = config.bounds.max_in_flight as usize;
-    let leases = Arc::new(LeaseTable::new(max_open, max_open));
-    let metrics = Arc::new(Metrics::new(
-        Arc::clone(&state),
-        Arc::clone(&leases),
-        config.bounds.max_metric_series as usize,
-    ));
-    let logged = config.requests.explain_log_share > 0.0;
-    let decisions = Arc::new(Decisions::new(DECISIONS, logged));
-    let pages = Pages::new(Arc::clone(&state), Arc::clone(&metrics), Arc::clone(&decisions));
-    let shared = Arc::new(Shared {
-        state: Arc::clone(&state),
-        settings: config.requests.settings(),
-        leases,
-        metrics,
-        decisions,
-        tracing,
-        max_held: config.bounds.max_held as usize,
-    });
+    let (shared, pages) = assemble(&config)?;
     let mut incoming = Vec::new();
     for listen in &config.serve.listen {
         incoming.push(bind(listen).await?);
@@ -93,7 +73,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
-    tasks.spawn(report_health(reporter, Arc::clone(&pages), Arc::clone(&state)));
+    tasks.spawn(report_health(reporter, Arc::clone(&pages), Arc::clone(&shared.state)));
     let routes = Routes::new(health)
         .add_service(Processor::service(Arc::clone(&shared)))
         .add_service(AccessLog::service(
@@ -123,6 +103,32 @@ pub async fn run(config: Config) -> Result<()> {
     // Sending the last spans may block for some seconds, when nobody takes them.
     tokio::task::block_in_place(|| shared.tracing.shutdown());
     Ok(())
+}
+
+/// What streams share, and the pages about it.
+fn assemble(config: &Config) -> Result<(Arc<Shared>, Arc<Pages>)> {
+    let tracing = telemetry::install(&config.telemetry)?;
+    let state = State::new(&config.sizes());
+    let max_open = config.bounds.max_in_flight as usize;
+    let leases = Arc::new(LeaseTable::new(max_open, max_open));
+    let metrics = Arc::new(Metrics::new(
+        Arc::clone(&state),
+        Arc::clone(&leases),
+        config.bounds.max_metric_series as usize,
+    ));
+    let logged = config.requests.explain_log_share > 0.0;
+    let decisions = Arc::new(Decisions::new(DECISIONS, logged));
+    let pages = Pages::new(Arc::clone(&state), Arc::clone(&metrics), Arc::clone(&decisions));
+    let shared = Arc::new(Shared {
+        state: Arc::clone(&state),
+        settings: config.requests.settings(),
+        leases,
+        metrics,
+        decisions,
+        tracing,
+        max_held: config.bounds.max_held as usize,
+    });
+    Ok((shared, pages))
 }
 
 /// Says that no more should come, then waits for what is here.
