@@ -217,6 +217,8 @@ pub(crate) mod fixture;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::fixture::{Site, ask, profile, prompt};
     use super::*;
     use crate::prefix::IndexConfig;
@@ -353,5 +355,37 @@ mod tests {
             decide(&server, &fleet, &index, &ask(None, 1), &mut Scratch::default()),
             None
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_picture_gives_an_order_of_distinct_endpoints_that_can_be_replayed(
+            loads in proptest::collection::vec((0..200u32, 0..30u32, any::<bool>()), 1..40),
+            seed in any::<u64>(),
+            prompts in proptest::collection::vec("[a-c]{0,200}", 1..6),
+        ) {
+            let mut site = site(loads.len() as u32);
+            for (at, (busy, waiting, down)) in loads.iter().enumerate() {
+                site.busy(at as u32, *busy);
+                site.waiting(at as u32, *waiting);
+                if *down {
+                    site.down(at as u32);
+                }
+            }
+            let up = loads.iter().filter(|(.., down)| !down).count();
+            for text in &prompts {
+                let chain = prompt(text);
+                let decision = site.decide(&ask(Some(&chain), seed));
+                prop_assert_eq!(decision, site.decide(&ask(Some(&chain), seed)));
+                let mut order = decision.endpoints.to_vec();
+                prop_assert!(order.iter().all(|at| (*at as usize) < loads.len()));
+                prop_assert!(up == 0 || order.iter().all(|at| !loads[*at as usize].2));
+                prop_assert!(decision.matched_blocks <= decision.total_blocks && decision.uncached_tokens <= 1_000);
+                order.sort_unstable();
+                order.dedup();
+                prop_assert_eq!(order.len(), decision.endpoints.len());
+                site.dispatch(&ask(Some(&chain), seed));
+            }
+        }
     }
 }

@@ -212,6 +212,8 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::draws::mix;
 
@@ -383,5 +385,54 @@ mod tests {
         assert_eq!(place(&index, at(8, 100), &prompt(1, 10)), 0);
         index.forget(8);
         index.remove(8, [1]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Place { slot: u32, prompt: u64, blocks: u64 },
+        Remove { slot: u32, prompt: u64, from: u64 },
+        Forget { slot: u32 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let place =
+            (0..4u32, 0..6u64, 1..40u64).prop_map(|(slot, prompt, blocks)| Step::Place { slot, prompt, blocks });
+        let remove = (0..4u32, 0..6u64, 0..40u64).prop_map(|(slot, prompt, from)| Step::Remove { slot, prompt, from });
+        let forget = (0..4u32).prop_map(|slot| Step::Forget { slot });
+        proptest::collection::vec(prop_oneof![6 => place, 2 => remove, 1 => forget], 1..120)
+    }
+
+    proptest! {
+        /// It may know less than what was placed, never more, and never takes more than its bytes.
+        #[test]
+        fn nothing_is_held_that_was_not_placed(steps in steps(), max_bytes in 0u64..60_000, capacity in 1u32..80) {
+            let index = index(max_bytes);
+            let mut placed = [[0u64; 6]; 4];
+            for step in steps {
+                match step {
+                    Step::Place { slot, prompt: name, blocks } => {
+                        place(&index, at(slot, capacity), &prompt(name, blocks));
+                        let longest = &mut placed[slot as usize][name as usize];
+                        *longest = blocks.max(*longest);
+                    }
+                    Step::Remove { slot, prompt: name, from } => {
+                        index.remove(slot, prompt(name, 40).iter().skip(from as usize).map(|key| key.hash));
+                        let longest = &mut placed[slot as usize][name as usize];
+                        *longest = from.min(*longest);
+                    }
+                    Step::Forget { slot } => {
+                        index.forget(slot);
+                        placed[slot as usize] = [0; 6];
+                    }
+                }
+                prop_assert!(index.stats().bytes <= max_bytes);
+                for name in 0..6 {
+                    let held = held(&index, &prompt(name, 40));
+                    for slot in 0..4 {
+                        prop_assert!(u64::from(held[slot]) <= placed[slot][name as usize]);
+                    }
+                }
+            }
+        }
     }
 }
