@@ -65,6 +65,8 @@ struct Loop {
     compile_at: Option<Time>,
     /// Until when the first state may wait; set by the first compilation.
     first_until: Option<Time>,
+    /// Endpoints that the last compilation left out, as they were not asked yet.
+    left_out: usize,
     /// Which version of the rollout Envoy's files hold.
     written: Option<u64>,
     retry_at: Option<Time>,
@@ -79,6 +81,7 @@ pub async fn run(parts: Parts, events: &mut mpsc::Receiver<Vec<Event>>) {
         index: Index::default(),
         compile_at: None,
         first_until: None,
+        left_out: 0,
         written: None,
         retry_at: None,
     };
@@ -157,8 +160,9 @@ impl Loop {
             let wait = u64::try_from(self.parts.first_state_wait.as_millis()).unwrap_or(u64::MAX);
             self.first_until = Some(now.after(wait));
         }
+        self.left_out = facts.pending.len();
         let resources = self.show(output, now);
-        tracing::debug!(resources, pending = facts.pending.len(), "compiled");
+        tracing::debug!(resources, pending = self.left_out, "compiled");
     }
 
     /// Tells of a new outcome and offers it for publication. Returns how many resources it has.
@@ -219,10 +223,10 @@ impl Loop {
         }
     }
 
+    /// What is offered is judged by the facts that it was compiled from: endpoints that have answered since are not in it yet.
     fn may_publish(&self, now: Time) -> bool {
-        self.is_ready()
-            || self.first_until.is_some_and(|until| until <= now)
-            || self.parts.table.facts().pending.is_empty()
+        let late = |until: Time| until <= now;
+        self.is_ready() || self.first_until.is_some_and(|until| late(until) || self.left_out == 0)
     }
 
     /// Returns whether the files hold what they must.
