@@ -10,7 +10,9 @@
 
 mod controller_killed;
 mod ext_proc_killed;
+mod hang;
 mod load;
+mod manifests;
 mod refusals;
 mod retries;
 
