@@ -8,6 +8,8 @@
     reason = "a test helper fails by panicking"
 )]
 
+mod agree;
+mod control_headers;
 mod controller_killed;
 mod ext_proc_killed;
 mod hang;

@@ -1,0 +1,233 @@
+//! Two ext_proc servers are one: what one of them learns the other knows in moments. They are asked directly, as Envoy asks, because
+//! Envoy itself chooses which of them to ask.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
+use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties};
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
+use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
+use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_client::AccessLogServiceClient;
+use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{HttpAccessLogEntries, LogEntries};
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_client::ExternalProcessorClient;
+use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, ProtocolConfiguration,
+};
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use kthena_e2e::process::wait_until;
+use kthena_e2e::system::{Part, System};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::{CHAT, SOON, llama, new_question, pods, start, wait_idle};
+
+/// What one ext_proc server learns, the other knows within this time.
+const AGREED_WITHIN: Duration = Duration::from_millis(200);
+
+/// A request that one ext_proc server has decided. Its stream is open until this is dropped.
+struct Decided {
+    /// The first of the endpoints.
+    endpoint: String,
+    /// Names the request to whoever tells of its end.
+    lease: String,
+    _stream: (mpsc::Sender<ProcessingRequest>, Streaming<ProcessingResponse>),
+}
+
+/// Asks an ext_proc server about a chat, as an Envoy would that sends request bodies in this mode and no response body.
+async fn ask(at: SocketAddr, mode: BodySendMode, body: &[u8]) -> Decided {
+    let header = |key: &str, value: &str| HeaderValue {
+        key: key.to_owned(),
+        raw_value: value.as_bytes().to_vec(),
+        ..HeaderValue::default()
+    };
+    let head = HttpHeaders {
+        headers: Some(HeaderMap {
+            headers: vec![
+                header(":method", "POST"),
+                header(":path", CHAT),
+                header(":authority", "a"),
+            ],
+        }),
+        ..HttpHeaders::default()
+    };
+    let body = HttpBody {
+        body: body.to_vec(),
+        end_of_stream: true,
+        ..HttpBody::default()
+    };
+    let modes = ProtocolConfiguration {
+        request_body_mode: mode as i32,
+        response_body_mode: BodySendMode::None as i32,
+        ..ProtocolConfiguration::default()
+    };
+    let (send, requests) = mpsc::channel(2);
+    let first = ProcessingRequest {
+        request: Some(Request::RequestHeaders(head)),
+        protocol_config: Some(modes),
+        ..ProcessingRequest::default()
+    };
+    let second = ProcessingRequest {
+        request: Some(Request::RequestBody(body)),
+        ..ProcessingRequest::default()
+    };
+    send.send(first).await.unwrap();
+    send.send(second).await.unwrap();
+    let mut client = ExternalProcessorClient::connect(format!("http://{at}")).await.unwrap();
+    let mut replies = client
+        .process(ReceiverStream::new(requests))
+        .await
+        .unwrap()
+        .into_inner();
+    let decision = async {
+        loop {
+            let reply = replies.message().await.unwrap().expect("a decision");
+            if let Some(metadata) = reply.dynamic_metadata {
+                return metadata;
+            }
+        }
+    };
+    let metadata = tokio::time::timeout(SOON, decision).await.expect("a decision in time");
+    let list = text(&metadata, "envoy.lb", "x-gateway-destination-endpoint");
+    Decided {
+        endpoint: list.split(',').next().unwrap().to_owned(),
+        lease: text(&metadata, "kthena", "lease"),
+        _stream: (send, replies),
+    }
+}
+
+/// A text in dynamic metadata.
+fn text(metadata: &Struct, namespace: &str, key: &str) -> String {
+    let Some(Kind::StructValue(fields)) = &metadata.fields[namespace].kind else {
+        panic!("{metadata:?}");
+    };
+    let Some(Kind::StringValue(text)) = &fields.fields[key].kind else {
+        panic!("{metadata:?}");
+    };
+    text.clone()
+}
+
+/// How many prompt blocks an ext_proc server knows the place of.
+async fn known_blocks(system: &System, replica: usize) -> u64 {
+    let page = system.debug(Part::ExtProc(replica), "/debug/state").await.unwrap();
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    page["prefixIndex"]["entries"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_prompt_went_through_one_is_known_to_the_other_within_200_ms() {
+    let system = start(llama(4)).await;
+    let servers = system.envoy().unwrap().settings().processors.clone();
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        let body = new_question("llama").body;
+        let before = known_blocks(&system, 1).await;
+        let one = ask(servers[0], BodySendMode::Buffered, &body).await;
+        let decided = Instant::now();
+        // The other is asked no sooner than it knows, as it would take a question as a placement of its own.
+        wait_until("the placement at the other", SOON, async || {
+            known_blocks(&system, 1).await > before
+        })
+        .await
+        .unwrap();
+        took.push(decided.elapsed());
+        let other = ask(servers[1], BodySendMode::Buffered, &body).await;
+        assert_eq!(other.endpoint, one.endpoint);
+    }
+    took.sort();
+    // The median, as this machine may be busy with something else.
+    assert!(took[took.len() / 2] <= AGREED_WITHIN, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_one_is_settled_by_the_access_log_that_arrives_at_the_other() {
+    let mut system = start(llama(2)).await;
+    let servers = system.envoy().unwrap().settings().processors.clone();
+    let logs = [open_log(servers[0]).await, open_log(servers[1]).await];
+    wait_gauge(&mut system, "kthena_ext_proc_access_log_streams", |streams| {
+        streams > 0.0
+    })
+    .await;
+    let body = new_question("llama").body;
+    // In this mode the stream ends when the request was sent on: only the access log tells of the end of the answer.
+    let decided = ask(servers[0], BodySendMode::FullDuplexStreamed, &body).await;
+    let (endpoint, lease) = (decided.endpoint.clone(), decided.lease.clone());
+    drop(decided);
+    wait_gauge(&mut system, "kthena_ext_proc_streams", |streams| streams == 0.0).await;
+    for replica in 0..2 {
+        wait_until("one request in flight", SOON, async || {
+            let pods = pods(&system, replica).await;
+            pods.iter().filter_map(|pod| pod["inFlight"].as_f64()).sum::<f64>() == 1.0
+        })
+        .await
+        .unwrap();
+    }
+    logs[1].send(finished(&endpoint, &lease)).await.unwrap();
+    wait_idle(&system, 0, 2).await;
+    wait_idle(&system, 1, 2).await;
+}
+
+/// Waits for the value of a gauge of the first ext_proc server.
+async fn wait_gauge(system: &mut System, name: &str, is_right: fn(f64) -> bool) {
+    let program = system.ext_proc(0).unwrap();
+    wait_until(name, SOON, async || {
+        let page = program.page("/metrics").await.unwrap();
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.is_some_and(is_right)
+    })
+    .await
+    .unwrap();
+}
+
+/// Opens an access-log stream, as a worker of Envoy does.
+async fn open_log(at: SocketAddr) -> mpsc::Sender<StreamAccessLogsMessage> {
+    let mut client = AccessLogServiceClient::connect(format!("http://{at}")).await.unwrap();
+    let (send, messages) = mpsc::channel(1);
+    tokio::spawn(async move { client.stream_access_logs(ReceiverStream::new(messages)).await });
+    // The first message opens the stream for certain.
+    send.send(StreamAccessLogsMessage::default()).await.unwrap();
+    send
+}
+
+/// The access log's message about a request that was served.
+fn finished(endpoint: &str, lease: &str) -> StreamAccessLogsMessage {
+    let fields = |key: &str, value: &str| Struct {
+        fields: [(
+            key.to_owned(),
+            Value {
+                kind: Some(Kind::StringValue(value.to_owned())),
+            },
+        )]
+        .into(),
+    };
+    let metadata = Metadata {
+        filter_metadata: [
+            ("kthena".to_owned(), fields("lease", lease)),
+            (
+                "envoy.lb".to_owned(),
+                fields("x-gateway-destination-endpoint-served", endpoint),
+            ),
+        ]
+        .into(),
+        ..Metadata::default()
+    };
+    let entry = HttpAccessLogEntry {
+        common_properties: Some(AccessLogCommon {
+            metadata: Some(metadata),
+            ..AccessLogCommon::default()
+        }),
+        request: Some(HttpRequestProperties {
+            path: CHAT.to_owned(),
+            ..HttpRequestProperties::default()
+        }),
+        ..HttpAccessLogEntry::default()
+    };
+    StreamAccessLogsMessage {
+        log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry: vec![entry] })),
+        ..StreamAccessLogsMessage::default()
+    }
+}
