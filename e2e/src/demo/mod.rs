@@ -6,6 +6,7 @@
 //! one sentence that says what to do where something is missing or in use, and with the end of a part's log where a part fails.
 
 mod profile;
+mod progress;
 mod replay;
 pub mod settings;
 pub mod verdict;

@@ -4,7 +4,7 @@
 //! lost, also what is still open when the time is up: nothing is left out of the account.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::profile::Profile;
+use super::progress::Progress;
 use super::verdict::{Figures, Results};
 use super::words;
 use super::workload::{ANSWER_TOKENS, Conversation, TURNS, Workload};
@@ -24,25 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_secs(1);
-
-/// Requests answered and lost so far, by profile.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    answered: [AtomicUsize; Profile::ALL.len()],
-    lost: AtomicUsize,
-}
-
-impl Progress {
-    /// Requests of a profile that were answered.
-    pub(super) fn answered(&self, profile: Profile) -> usize {
-        self.answered[profile as usize].load(Relaxed)
-    }
-
-    /// Requests that were lost.
-    pub(super) fn lost(&self) -> usize {
-        self.lost.load(Relaxed)
-    }
-}
 
 /// How a replay ended.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::profile::{CACHE_TOKENS, ENDPOINTS, Profile, SERVED_MODEL};
-use super::replay::Progress;
+use super::progress::Progress;
 use super::verdict::{Figures, Results};
 use super::workload::{TURNS, Workload};
 use crate::system::System;

@@ -34,6 +34,7 @@
 pub mod binaries;
 pub mod fleet;
 pub mod manifests;
+mod options;
 mod program;
 mod services;
 
@@ -49,8 +50,9 @@ use crate::envoy::{self, Envoy};
 use crate::ports::Reserved;
 use crate::process::wait_until;
 use crate::scratch::Scratch;
-use fleet::{Fleet, Group};
+use fleet::Fleet;
 use manifests::Manifests;
+pub use options::Options;
 pub use program::Program;
 use services::Service;
 
@@ -59,49 +61,6 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The manifest file of the routes.
 pub const ROUTES: &str = "routes.yaml";
-
-/// What to start.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The model servers, with a ModelServer and Pods each.
-    pub groups: Vec<Group>,
-    /// The ModelRoutes.
-    pub routes: Vec<Value>,
-    /// A factor on all times of the fleet.
-    pub time_scale: f64,
-    /// The scheduler configuration file, as YAML; empty for the defaults.
-    pub scheduler_config: String,
-    /// How many ext_proc servers.
-    pub ext_procs: usize,
-    /// Further flags of each ext_proc server.
-    pub ext_proc_flags: Vec<String>,
-    /// Further flags of the controller.
-    pub controller_flags: Vec<String>,
-    /// Where Envoy listens; a free port when absent.
-    pub listen: Option<SocketAddr>,
-    /// Worker threads of Envoy.
-    pub workers: u32,
-    /// A change to the reference configuration of Envoy.
-    pub change_envoy: fn(&mut Value),
-}
-
-impl Default for Options {
-    /// Two ext_proc servers that explain, an Envoy of two workers, and nothing to serve.
-    fn default() -> Self {
-        Self {
-            groups: Vec::new(),
-            routes: Vec::new(),
-            time_scale: 1.0,
-            scheduler_config: String::new(),
-            ext_procs: 2,
-            ext_proc_flags: vec!["--explain=on".to_owned()],
-            controller_flags: Vec::new(),
-            listen: None,
-            workers: 2,
-            change_envoy: |_| (),
-        }
-    }
-}
 
 /// A part that can be killed and restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Options;
 use super::binaries::binary;
 use super::manifests::Manifests;
+use super::options::Options;
 use super::program::{Program, Ready};
 use crate::client::{Ask, Client};
 use crate::ports::Reserved;

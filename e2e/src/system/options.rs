@@ -1,0 +1,50 @@
+//! What of a system can be chosen. Values only.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use super::fleet::Group;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The model servers, with a ModelServer and Pods each.
+    pub groups: Vec<Group>,
+    /// The ModelRoutes.
+    pub routes: Vec<Value>,
+    /// A factor on all times of the fleet.
+    pub time_scale: f64,
+    /// The scheduler configuration file, as YAML; empty for the defaults.
+    pub scheduler_config: String,
+    /// How many ext_proc servers.
+    pub ext_procs: usize,
+    /// Further flags of each ext_proc server.
+    pub ext_proc_flags: Vec<String>,
+    /// Further flags of the controller.
+    pub controller_flags: Vec<String>,
+    /// Where Envoy listens; a free port when absent.
+    pub listen: Option<SocketAddr>,
+    /// Worker threads of Envoy.
+    pub workers: u32,
+    /// A change to the reference configuration of Envoy.
+    pub change_envoy: fn(&mut Value),
+}
+
+impl Default for Options {
+    /// Two ext_proc servers that explain, an Envoy of two workers, and nothing to serve.
+    fn default() -> Self {
+        Self {
+            groups: Vec::new(),
+            routes: Vec::new(),
+            time_scale: 1.0,
+            scheduler_config: String::new(),
+            ext_procs: 2,
+            ext_proc_flags: vec!["--explain=on".to_owned()],
+            controller_flags: Vec::new(),
+            listen: None,
+            workers: 2,
+            change_envoy: |_| (),
+        }
+    }
+}
