@@ -53,6 +53,8 @@ pub struct Conversation {
     headers: Vec<Header>,
     /// A client sent a header under a name of ours.
     forged: bool,
+    /// The access log counts the request: it will know more than the stream does.
+    counted_by_log: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +98,19 @@ impl Conversation {
     /// Takes the modes that Envoy says in its first message.
     pub fn learn_modes(&mut self, modes: Modes) {
         self.modes = modes;
+        if modes.response == BodyMode::None {
+            self.exchange.answer_unseen();
+        }
+    }
+
+    /// From here on the access log counts the request, though its status is known here.
+    pub fn leave_count_to_log(&mut self) {
+        self.counted_by_log = true;
+    }
+
+    /// Whether it was left to the access log to count the request.
+    pub fn is_counted_by_log(&self) -> bool {
+        self.counted_by_log
     }
 
     /// Takes one event.
@@ -196,6 +211,8 @@ impl Conversation {
             Progress::Passing => return self.pass_body(&body, end, replies),
             Progress::Ended { .. } | Progress::Sent | Progress::Answered => return,
         }
+        // A buffered body is whole, though trailers may still follow.
+        let end = end || self.modes.request == BodyMode::Buffered;
         if self.modes.request != BodyMode::FullDuplex {
             self.owed = Some(To::RequestBody);
         }
@@ -239,7 +256,7 @@ impl Conversation {
                 _ => {}
             }
         }
-        replies.response_headers(headers);
+        replies.response_headers(headers, !self.counted_by_log);
         if end {
             self.answer_ended(cx, news);
         }

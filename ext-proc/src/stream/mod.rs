@@ -59,7 +59,7 @@ impl Shared {
     pub fn settle(&self, number: u64, served: &str) {
         if let Some(ticket) = self.leases.settle(number)
             && !served.is_empty()
-            && let Some(relocation) = ticket.trail.served(served, self.state.index())
+            && let Some(relocation) = ticket.trail.and_then(|trail| trail.served(served, self.state.index()))
         {
             self.state.relocated(&relocation);
         }
@@ -162,6 +162,9 @@ impl Conversing {
             let lease = format!("{}/{number}", self.shared.state.origin());
             self.conversation.add_fact("lease", lease);
         }
+        if matches!(event, Event::ResponseHeaders { .. }) && self.is_told_by_log() {
+            self.conversation.leave_count_to_log();
+        }
         self.act(|conversation, cx, replies, news| conversation.on_event(cx, event, replies, news));
     }
 
@@ -257,12 +260,13 @@ impl Conversing {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        if let (Some(number), Some(trail)) = (self.number, self.conversation.exchange().take_trail()) {
+        if let (Some(number), trail @ Some(_)) = (self.number, self.conversation.exchange().take_trail()) {
             self.shared.leases.keep(number, Ticket { lease: None, trail });
         }
-        // Where the answer did not pass through us the access log tells of its status, and counts the request.
+        // Where the answer did not pass through us the access log tells of its status and usage, and counts the request.
+        let log_counts = self.conversation.is_counted_by_log();
         let record = self.conversation.exchange().record();
-        if record.form.is_some() && record.status.is_some() {
+        if record.form.is_some() && record.status.is_some() && !log_counts {
             let duration_s = Some(self.begun.elapsed().as_secs_f64());
             self.shared.metrics.request_ended(&Counted {
                 duration_s,
@@ -273,9 +277,12 @@ impl Conversing {
 
     /// Whether the answer goes on after this stream has ended, and somebody will tell of its end.
     fn outlived(&self) -> bool {
-        let modes = self.conversation.modes();
-        modes.request == BodyMode::FullDuplex
-            && modes.response == BodyMode::None
+        self.conversation.modes().request == BodyMode::FullDuplex && self.is_told_by_log()
+    }
+
+    /// Whether the answer's body does not come here, and an access log tells what it said.
+    fn is_told_by_log(&self) -> bool {
+        self.conversation.modes().response == BodyMode::None
             && self.shared.metrics.readings().log_streams.load(Relaxed) > 0
     }
 }

@@ -236,6 +236,33 @@ fn full_duplex_with_trailers_the_end_comes_with_them() {
 }
 
 #[test]
+fn buffered_with_trailers_the_body_is_whole_before_they_come() {
+    let mut room = Room::new(BodyMode::Buffered, BodyMode::None);
+    room.head("POST", CHAT, false);
+    assert_eq!(
+        room.body(BODY, false),
+        [format!("request body -> cluster = {REWRITTEN}")]
+    );
+    assert_eq!(room.on(Event::RequestTrailers), ["request trailers"]);
+}
+
+#[test]
+fn an_answer_that_ends_with_trailers_is_at_its_end() {
+    let mut room = Room::new(BodyMode::Buffered, BodyMode::FullDuplex);
+    room.head("POST", CHAT, false);
+    room.body(BODY, true);
+    room.answer(200, "application/json");
+    assert_eq!(
+        room.chunk("{\"usage\":{\"prompt_tokens\":3}}", false),
+        ["response body + {\"usage\":{\"prompt_tokens\":3}}"]
+    );
+    assert_eq!(room.in_flight(), 1);
+    assert_eq!(room.on(Event::ResponseTrailers), ["response trailers"]);
+    assert_eq!(room.in_flight(), 0);
+    assert_eq!(room.conversation.exchange().record().usage.input_tokens, Some(3));
+}
+
+#[test]
 fn what_is_not_ours_passes_in_either_mode() {
     let mut room = Room::new(BodyMode::Buffered, BodyMode::None);
     assert_eq!(room.head("POST", "/upload", false), ["request headers"]);
@@ -311,5 +338,18 @@ fn usage_that_we_asked_for_is_read_and_withheld() {
         let usage = room.conversation.exchange().record().usage;
         assert_eq!((usage.input_tokens, usage.output_tokens), (Some(3), Some(4)));
         assert_eq!(room.in_flight(), 0);
+    }
+}
+
+#[test]
+fn usage_that_could_not_be_withheld_is_not_asked_for() {
+    for mode in [BodyMode::Buffered, BodyMode::FullDuplex] {
+        let mut room = Room::new(mode, BodyMode::None);
+        room.settings.usage_injection = true;
+        room.head("POST", CHAT, false);
+        let streamed = BODY.replace("]}", "],\"stream\":true}");
+        let decided = room.body(&streamed, true).concat();
+        assert!(decided.contains("-> cluster"), "{decided}");
+        assert!(!decided.contains("include_usage"), "{decided}");
     }
 }

@@ -179,9 +179,9 @@ impl Replies {
         );
     }
 
-    /// The answer's head goes on with these headers set. From here on the stream knows the status and counts the
-    /// request: the access log is told not to.
-    pub fn response_headers(&mut self, headers: Vec<Header>) {
+    /// The answer's head goes on with these headers set. Where the stream counts the request, the access log is told
+    /// not to.
+    pub fn response_headers(&mut self, headers: Vec<Header>, counted_here: bool) {
         let response = (!headers.is_empty()).then(|| CommonResponse {
             header_mutation: Some(HeaderMutation {
                 set_headers: set(headers),
@@ -191,7 +191,7 @@ impl Replies {
         });
         self.push(
             Response::ResponseHeaders(HeadersResponse { response }),
-            metadata(None, vec![counted()]),
+            metadata(None, counted_here.then(counted).into_iter().collect()),
         );
     }
 

@@ -172,7 +172,7 @@ impl Exchange {
     }
 
     fn splices(&mut self, cx: &Context<'_>, facts: &RequestFacts, engine_model: &str) -> Vec<Splice> {
-        let usage = if cx.settings.usage_injection {
+        let usage = if cx.settings.usage_injection && !self.unseen {
             splice::inject_usage(facts)
         } else {
             None

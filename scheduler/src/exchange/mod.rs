@@ -107,6 +107,8 @@ pub struct Exchange {
     response_headers: Vec<Header>,
     /// Usage was asked of the engine by us: its chunk is withheld.
     injected: bool,
+    /// The answer's body does not come here.
+    unseen: bool,
 }
 
 #[derive(Debug, Default)]
@@ -167,6 +169,12 @@ impl Exchange {
         &self.record
     }
 
+    /// The host does not show the answer's body: what we asked of the engine could not be withheld from the client, so
+    /// nothing is asked.
+    pub fn answer_unseen(&mut self) {
+        self.unseen = true;
+    }
+
     /// Takes over the lease, for a host whose stream ends before the answer does: from here on the shell settles by
     /// another signal. `None` when nothing is in flight.
     pub fn hand_over(&mut self) -> Option<Ticket> {
@@ -174,7 +182,7 @@ impl Exchange {
         self.phase = Phase::Done;
         Some(Ticket {
             lease: Some(lease),
-            trail: self.trail.take()?,
+            trail: self.trail.take(),
         })
     }
 

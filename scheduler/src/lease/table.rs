@@ -17,8 +17,8 @@ const SHARDS: usize = 16;
 pub struct Ticket {
     /// Counted while it is here; `None` when the request has ended and only its trail is kept.
     pub lease: Option<Lease>,
-    /// What was believed about caches.
-    pub trail: Trail,
+    /// What was believed about caches; `None` when the answer's head has told already.
+    pub trail: Option<Trail>,
 }
 
 /// Open and lately ended requests by number.
