@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use http::Method;
-use kthena_simulator::Fault;
+pub use kthena_simulator::Fault;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
