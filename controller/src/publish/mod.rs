@@ -19,6 +19,7 @@ mod view;
 
 /// The gRPC server stub, generated.
 #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
+#[rustfmt::skip]
 mod stub;
 
 pub use access::{Access, AccessError, Address, Tls};

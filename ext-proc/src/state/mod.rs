@@ -13,6 +13,7 @@ mod session;
 #[cfg(test)]
 mod stories;
 #[allow(missing_docs, clippy::all, unreachable_pub)]
+#[rustfmt::skip]
 mod stub;
 mod subscribe;
 mod subscription;

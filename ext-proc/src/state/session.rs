@@ -20,7 +20,7 @@ use super::stub::state_client::StateClient;
 use super::subscription::Subscription;
 
 /// The version of the protocol spoken here.
-const PROTOCOL_MINOR: u32 = 1;
+const PROTOCOL_MINOR: u32 = 0;
 /// Time for a controller to answer the hello, and to take a message.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The protocol's messages have at most 256 KiB.

@@ -5,6 +5,7 @@
 
 /// The messages of `proto/state.proto`, generated.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
+#[rustfmt::skip]
 pub mod proto;
 
 mod endpoints;
