@@ -7,7 +7,7 @@ pub mod state_server {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with StateServer.
@@ -15,13 +15,19 @@ pub mod state_server {
     pub trait State: std::marker::Send + std::marker::Sync + 'static {
         /// Server streaming response type for the Subscribe method.
         type SubscribeStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<::kthena_scheduler::state::proto::ToFilter, tonic::Status>,
-            > + std::marker::Send
+                Item = std::result::Result<
+                    ::kthena_scheduler::state::proto::ToFilter,
+                    tonic::Status,
+                >,
+            >
+            + std::marker::Send
             + 'static;
         /// One stream per subscriber. The first message up is `hello`, the first down is `welcome`.
         async fn subscribe(
             &self,
-            request: tonic::Request<tonic::Streaming<::kthena_scheduler::state::proto::FromFilter>>,
+            request: tonic::Request<
+                tonic::Streaming<::kthena_scheduler::state::proto::FromFilter>,
+            >,
         ) -> std::result::Result<tonic::Response<Self::SubscribeStream>, tonic::Status>;
     }
     #[derive(Debug)]
@@ -45,7 +51,10 @@ pub mod state_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -89,7 +98,10 @@ pub mod state_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -97,16 +109,29 @@ pub mod state_server {
                 "/kthena.state.v1.State/Subscribe" => {
                     #[allow(non_camel_case_types)]
                     struct SubscribeSvc<T: State>(pub Arc<T>);
-                    impl<T: State> tonic::server::StreamingService<::kthena_scheduler::state::proto::FromFilter> for SubscribeSvc<T> {
+                    impl<
+                        T: State,
+                    > tonic::server::StreamingService<
+                        ::kthena_scheduler::state::proto::FromFilter,
+                    > for SubscribeSvc<T> {
                         type Response = ::kthena_scheduler::state::proto::ToFilter;
                         type ResponseStream = T::SubscribeStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<tonic::Streaming<::kthena_scheduler::state::proto::FromFilter>>,
+                            request: tonic::Request<
+                                tonic::Streaming<
+                                    ::kthena_scheduler::state::proto::FromFilter,
+                                >,
+                            >,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as State>::subscribe(&inner, request).await };
+                            let fut = async move {
+                                <T as State>::subscribe(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -119,20 +144,38 @@ pub mod state_server {
                         let method = SubscribeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
-                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
                         let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }

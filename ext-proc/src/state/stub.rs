@@ -7,10 +7,10 @@ pub mod state_client {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
-    use tonic::codegen::http::Uri;
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     #[derive(Debug, Clone)]
     pub struct StateClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -30,16 +30,22 @@ pub mod state_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> StateClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> StateClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<<T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody>,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             StateClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -77,17 +83,27 @@ pub mod state_client {
         /// One stream per subscriber. The first message up is `hello`, the first down is `welcome`.
         pub async fn subscribe(
             &mut self,
-            request: impl tonic::IntoStreamingRequest<Message = ::kthena_scheduler::state::proto::FromFilter>,
+            request: impl tonic::IntoStreamingRequest<
+                Message = ::kthena_scheduler::state::proto::FromFilter,
+            >,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<::kthena_scheduler::state::proto::ToFilter>>,
+            tonic::Response<
+                tonic::codec::Streaming<::kthena_scheduler::state::proto::ToFilter>,
+            >,
             tonic::Status,
         > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/kthena.state.v1.State/Subscribe");
+            let path = http::uri::PathAndQuery::from_static(
+                "/kthena.state.v1.State/Subscribe",
+            );
             let mut req = request.into_streaming_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("kthena.state.v1.State", "Subscribe"));
