@@ -173,11 +173,15 @@ type Sender = SendRequest<Full<Bytes>>;
 
 /// One request on the open connection, or on a new one.
 async fn ask(to: SocketAddr, open: &mut Option<Sender>, traffic: &Traffic, body: Bytes) -> Result<Duration> {
-    if open.as_ref().is_none_or(SendRequest::is_closed) {
+    // After some answers, such as 413, Envoy closes the connection: nothing has been sent on it that could be lost.
+    let usable = match open {
+        Some(sender) => sender.ready().await.is_ok(),
+        None => false,
+    };
+    if !usable {
         *open = Some(connect(to).await.with_context(|| format!("cannot connect to {to}"))?);
     }
     let Some(sender) = open else { bail!("no connection") };
-    sender.ready().await?;
     let request = Request::post("/v1/chat/completions")
         .header(header::HOST, "bench")
         .header(header::CONTENT_TYPE, "application/json")

@@ -33,7 +33,7 @@ struct Stand {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=250))]
     endpoints: u8,
     /// Bound of the prefix index in bytes; it is filled before anything is measured.
-    #[arg(long, default_value_t = 64 << 20)]
+    #[arg(long, default_value_t = 4 << 20)]
     index_bytes: u64,
     /// Worker threads of each Envoy.
     #[arg(long, default_value_t = 2)]
