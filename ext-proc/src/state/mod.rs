@@ -1,6 +1,6 @@
 //! State from the controller, as requests read it, and what goes back.
 //!
-//! One task keeps the subscription and is the only writer ([`subscribe`]); requests read the newest snapshot with one
+//! One task keeps the subscription and is the only writer (`subscribe`); requests read the newest snapshot with one
 //! atomic load. What must always hold: a snapshot is published only after the prefix index forgot the former owners of
 //! its load cells; a filter that loses its controller goes on with what it has and says so. It fails by having no
 //! snapshot yet: requests are then held up to a bound and answered 503.
