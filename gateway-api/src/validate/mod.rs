@@ -8,6 +8,7 @@
 
 mod labels;
 mod metadata;
+mod model_name;
 mod provider;
 mod route;
 mod server;

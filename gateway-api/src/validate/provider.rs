@@ -2,8 +2,6 @@
 
 use crate::{ExternalModelProvider, FieldIssue};
 
-const MAX_MODEL_CHARS: usize = 256;
-
 // Set by the proxy itself, or carriers of a credential.
 const RESERVED_HEADERS: [&str; 13] = [
     "authorization",
@@ -26,16 +24,7 @@ impl ExternalModelProvider {
     pub fn validate(&self) -> Vec<FieldIssue> {
         let spec = &self.spec;
         let mut issues = super::metadata(&self.metadata);
-        if spec
-            .model
-            .as_ref()
-            .is_some_and(|model| model.chars().count() > MAX_MODEL_CHARS)
-        {
-            issues.push(FieldIssue::new(
-                "spec.model",
-                format!("is longer than {MAX_MODEL_CHARS} characters"),
-            ));
-        }
+        issues.extend(super::model_name::model_name(spec.model.as_deref()));
         if let Err(reason) = check_base_url(&spec.base_url) {
             issues.push(FieldIssue::new("spec.baseURL", reason));
         }

@@ -3,23 +3,12 @@
 use super::labels;
 use crate::{FieldIssue, ModelServer, PdGroup};
 
-const MAX_MODEL_CHARS: usize = 256;
-
 impl ModelServer {
     /// Every rule that it breaks. The `scheduling` block is judged by the scheduler's own configuration types.
     pub fn validate(&self) -> Vec<FieldIssue> {
         let spec = &self.spec;
         let mut issues = super::metadata(&self.metadata);
-        if spec
-            .model
-            .as_ref()
-            .is_some_and(|model| model.chars().count() > MAX_MODEL_CHARS)
-        {
-            issues.push(FieldIssue::new(
-                "spec.model",
-                format!("is longer than {MAX_MODEL_CHARS} characters"),
-            ));
-        }
+        issues.extend(super::model_name::model_name(spec.model.as_deref()));
         let selector = &spec.workload_selector;
         labels::required("spec.workloadSelector.matchLabels", &selector.match_labels, &mut issues);
         if let Some(group) = &selector.pd_group {
