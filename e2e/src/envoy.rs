@@ -5,6 +5,7 @@
 //! where it has not run the error says so.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,10 @@ pub const DOCUMENT: &str = include_str!("../../docs/envoy.yaml");
 
 /// The version that everything is tested with; `e2e/tools/envoy` installs it.
 pub const VERSION: &str = "1.40.0";
+
+/// Seconds for which the Envoy that is followed by another keeps what it has, and after which it ends.
+const DRAIN_S: &str = "2";
+const PARENT_SHUTDOWN_S: &str = "4";
 
 /// Envoy answers `/ready` within this time of its start, or something is wrong.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -128,6 +133,16 @@ pub struct Envoy {
     process: Process,
     admin: Client,
     settings: Settings,
+    epoch: Epoch,
+}
+
+/// How often an Envoy has been followed by another without a pause.
+#[derive(Clone, Copy, Debug)]
+enum Epoch {
+    /// It cannot be.
+    Alone,
+    /// So many before it.
+    Number(u32),
 }
 
 impl Envoy {
@@ -136,22 +151,28 @@ impl Envoy {
     /// # Errors
     /// When Envoy is not installed, refuses the configuration or is not ready in time; the error holds the end of its log.
     pub async fn start(settings: Settings, configuration: &Value) -> Result<Self> {
-        let file = write_configuration(&settings.folder, configuration)?;
+        write_configuration(&settings.folder, configuration)?;
+        Self::start_at(settings, Epoch::Alone).await
+    }
+
+    /// Starts Envoy as [`Envoy::start`] does, so that [`Envoy::hot_restart`] can replace it without a pause.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn start_replaceable(settings: Settings, configuration: &Value) -> Result<Self> {
+        write_configuration(&settings.folder, configuration)?;
+        Self::start_at(settings, Epoch::Number(0)).await
+    }
+
+    async fn start_at(settings: Settings, epoch: Epoch) -> Result<Self> {
+        let mut args: Vec<OsString> = vec!["-c".into(), configuration_file(&settings.folder).into()];
+        args.extend(["--concurrency".into(), settings.workers.to_string().into()]);
+        args.extend(epoch.args(&settings.folder)?);
+        args.extend(["--file-flush-interval-msec", "50", "--log-level", "info"].map(Into::into));
         let process = Process::start(Launch {
             name: "envoy".to_owned(),
             program: binary()?,
-            args: vec![
-                "-c".into(),
-                file.into(),
-                "--concurrency".into(),
-                settings.workers.to_string().into(),
-                // With it several Envoys on one machine meet in shared memory, and leave it behind when they are killed.
-                "--disable-hot-restart".into(),
-                "--file-flush-interval-msec".into(),
-                "50".into(),
-                "--log-level".into(),
-                "info".into(),
-            ],
+            args,
             env: Vec::new(),
             log: settings.folder.join("envoy.log"),
         })?;
@@ -159,21 +180,38 @@ impl Envoy {
             process,
             admin: Client::http1(settings.admin),
             settings,
+            epoch,
         };
         envoy.wait_ready().await?;
         Ok(envoy)
     }
 
+    /// Starts another Envoy with the same configuration, which takes over the listeners, and waits until the one before it has ended by
+    /// itself.
+    ///
+    /// # Errors
+    /// When it was not started by [`Envoy::start_replaceable`], or the new one is not ready, or the old one not gone in time.
+    pub async fn hot_restart(&mut self) -> Result<()> {
+        let Epoch::Number(number) = self.epoch else {
+            bail!("this Envoy was started with --disable-hot-restart");
+        };
+        let next = Self::start_at(self.settings.clone(), Epoch::Number(number + 1)).await?;
+        let mut old = std::mem::replace(self, next);
+        wait_until("the former Envoy to end", READY_WITHIN, async || {
+            !matches!(old.process.ended(), Ok(None))
+        })
+        .await?;
+        // What it shared is the new one's now.
+        old.epoch = Epoch::Alone;
+        Ok(())
+    }
+
     async fn wait_ready(&mut self) -> Result<()> {
         let mut ended = None;
-        let (process, admin) = (&mut self.process, &self.admin);
+        let (process, admin, epoch) = (&mut self.process, &self.admin, self.epoch);
         let ready = wait_until("Envoy to be ready", READY_WITHIN, async || {
             ended = process.ended().ok().flatten();
-            ended.is_some()
-                || admin
-                    .send(Ask::get("/ready"))
-                    .await
-                    .is_ok_and(|answer| answer.status.is_success())
+            ended.is_some() || epoch.is_ready(admin).await
         });
         let waited = ready.await;
         if let Some(status) = ended {
@@ -260,6 +298,72 @@ impl Envoy {
     }
 }
 
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let Epoch::Number(_) = self.epoch else { return };
+        // It cannot tidy up when it is killed. A file that is left behind harms nobody: the next base id is another one.
+        if self.process.kill().is_ok()
+            && let Ok(base) = base_id(&self.settings.folder)
+        {
+            std::fs::remove_file(format!("/dev/shm/envoy_shared_memory_{base}0")).unwrap_or_default();
+        }
+    }
+}
+
+impl Epoch {
+    fn args(self, folder: &Path) -> Result<Vec<OsString>> {
+        let times = [
+            "--drain-time-s",
+            DRAIN_S,
+            "--parent-shutdown-time-s",
+            PARENT_SHUTDOWN_S,
+            "--drain-strategy",
+            "immediate",
+        ];
+        let mut args: Vec<OsString> = match self {
+            // With it several Envoys on one machine meet in shared memory, and leave it behind when they are killed.
+            Self::Alone => return Ok(vec!["--disable-hot-restart".into()]),
+            Self::Number(0) => vec![
+                "--use-dynamic-base-id".into(),
+                "--base-id-path".into(),
+                base_id_file(folder).into(),
+            ],
+            Self::Number(number) => vec![
+                "--base-id".into(),
+                base_id(folder)?.into(),
+                "--restart-epoch".into(),
+                number.to_string().into(),
+            ],
+        };
+        args.extend(times.map(Into::into));
+        Ok(args)
+    }
+
+    /// Whether the Envoy of this epoch, and not one before it, serves.
+    async fn is_ready(self, admin: &Client) -> bool {
+        let Ok(answer) = admin.send(Ask::get("/server_info")).await else {
+            return false;
+        };
+        let info = answer.json().unwrap_or_default();
+        let epoch = match self {
+            Self::Alone => 0,
+            Self::Number(number) => number,
+        };
+        info["state"] == "LIVE" && info["command_line_options"]["restart_epoch"] == epoch
+    }
+}
+
+/// By what the Envoys that follow each other find each other.
+fn base_id(folder: &Path) -> Result<String> {
+    let file = base_id_file(folder);
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+fn base_id_file(folder: &Path) -> PathBuf {
+    folder.join("envoy.base-id")
+}
+
 /// Asks Envoy itself whether it accepts a configuration, without starting it.
 ///
 /// # Errors
@@ -280,9 +384,13 @@ pub fn validate(folder: &Path, configuration: &Value) -> Result<()> {
     Ok(())
 }
 
+fn configuration_file(folder: &Path) -> PathBuf {
+    folder.join("envoy.json")
+}
+
 /// Envoy reads JSON as it reads YAML, so nothing has to be turned back into YAML.
 fn write_configuration(folder: &Path, configuration: &Value) -> Result<PathBuf> {
-    let file = folder.join("envoy.json");
+    let file = configuration_file(folder);
     let text = serde_json::to_string_pretty(configuration).context("a configuration is always JSON")?;
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)

@@ -3,7 +3,8 @@
 //! It tells what the stream did not see: status, served endpoint, usage, the end of the answer. What must always hold: a
 //! lease is settled once, and by its owner: an entry of another replica's request is passed on through the controller.
 //! When no access log is connected any more, nobody would tell of an end: after a grace, leases that wait for one are
-//! settled. It fails by forgetting one entry, never the stream: an entry without our facts is not ours.
+//! settled. A stream has no end of its own: a stopping process ends it when the last request is over, and Envoy opens another
+//! elsewhere. It fails by forgetting one entry, never the stream: an entry without our facts is not ours.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,6 +14,7 @@ use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::{
     AccessLogService, AccessLogServiceServer,
 };
 use envoy_types::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, StreamAccessLogsResponse};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::metrics::Request as Counted;
@@ -25,12 +27,18 @@ pub struct AccessLog {
     shared: Arc<Shared>,
     /// How long leases outlive the last access-log stream.
     grace: Duration,
+    /// True ends all streams.
+    closing: watch::Receiver<bool>,
 }
 
 impl AccessLog {
-    /// Serves with what is shared.
-    pub fn service(shared: Arc<Shared>, grace: Duration) -> AccessLogServiceServer<Self> {
-        AccessLogServiceServer::new(Self { shared, grace })
+    /// Serves with what is shared, until `closing` is true.
+    pub fn service(
+        shared: Arc<Shared>,
+        grace: Duration,
+        closing: watch::Receiver<bool>,
+    ) -> AccessLogServiceServer<Self> {
+        AccessLogServiceServer::new(Self { shared, grace, closing })
     }
 }
 
@@ -70,7 +78,14 @@ impl AccessLogService for AccessLog {
             grace: self.grace,
         };
         let mut messages = request.into_inner();
-        while let Some(message) = messages.message().await? {
+        let mut closing = self.closing.clone();
+        loop {
+            let message = tokio::select! {
+                message = messages.message() => message?,
+                // An error means that the sender is gone, and with it the process.
+                _ = closing.wait_for(|closing| *closing) => None,
+            };
+            let Some(message) = message else { break };
             for entry in entries(message) {
                 finish(&self.shared, &entry);
             }

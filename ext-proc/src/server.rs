@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -40,6 +41,8 @@ const SETTLEMENTS: usize = 1_024;
 const DECISIONS: usize = 100;
 /// How often readiness is looked at.
 const HEALTH_STEP: Duration = Duration::from_millis(100);
+/// Envoy tells the access log of a request at most this long after its end (`buffer_flush_interval` of envoy.yaml, and some).
+const LAST_LOGS: Duration = Duration::from_millis(300);
 /// Envoy holds few connections and one stream per request.
 const MAX_STREAMS: u32 = 100_000;
 /// A whole body of the default bound on its way, without waiting for the window.
@@ -69,6 +72,7 @@ pub async fn run(config: Config) -> Result<()> {
     serve_pages(&config.serve, &pages, &mut tasks).await?;
     // While the process drains, counts are still reported: its stream to the controller ends last.
     let (gone, going) = watch::channel(false);
+    let (close_logs, logs_closing) = watch::channel(false);
     subscribe(&config, &shared, going, &mut tasks)?;
 
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -79,6 +83,7 @@ pub async fn run(config: Config) -> Result<()> {
         .add_service(AccessLog::service(
             Arc::clone(&shared),
             config.requests.access_log_grace,
+            logs_closing,
         ));
     let tls = identity(&config.serve).await?;
     let mut servers = JoinSet::new();
@@ -97,7 +102,13 @@ pub async fn run(config: Config) -> Result<()> {
         },
         signalled = stop_signal() => signalled?,
     }
-    drain(&pages, &stop, &mut servers, config.serve.drain_timeout).await;
+    let draining = Draining {
+        pages,
+        shared: Arc::clone(&shared),
+        stop,
+        close_logs,
+    };
+    draining.run(&mut servers, &config.serve).await;
     gone.send_replace(true);
     tasks.abort_all();
     // Sending the last spans may block for some seconds, when nobody takes them.
@@ -131,16 +142,40 @@ fn assemble(config: &Config) -> Result<(Arc<Shared>, Arc<Pages>)> {
     Ok((shared, pages))
 }
 
-/// Says that no more should come, then waits for what is here.
-async fn drain(pages: &Pages, stop: &watch::Sender<bool>, servers: &mut JoinSet<Result<()>>, timeout: Duration) {
-    pages.drain();
-    tracing::info!(timeout_s = timeout.as_secs(), "stopping: waiting for open requests");
-    // Time for whoever balances over us to see it.
-    tokio::time::sleep(HEALTH_STEP * 3).await;
-    stop.send_replace(true);
-    let all = async { while servers.join_next().await.is_some() {} };
-    if tokio::time::timeout(timeout, all).await.is_err() {
-        tracing::warn!("the drain timeout is over: open requests are cut off");
+/// What a stopping process tells, and looks at.
+struct Draining {
+    pages: Arc<Pages>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    close_logs: watch::Sender<bool>,
+}
+
+impl Draining {
+    /// Says that no more should come, then waits for what is here.
+    async fn run(self, servers: &mut JoinSet<Result<()>>, serve: &Serve) {
+        self.pages.drain();
+        let timeout = serve.drain_timeout;
+        tracing::info!(timeout_s = timeout.as_secs(), "stopping: waiting for open requests");
+        // Time for whoever balances over us to see it.
+        tokio::time::sleep(serve.drain_delay).await;
+        self.stop.send_replace(true);
+        let all = async {
+            while self.has_requests() {
+                tokio::time::sleep(HEALTH_STEP).await;
+            }
+            tokio::time::sleep(LAST_LOGS).await;
+            self.close_logs.send_replace(true);
+            while servers.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(timeout, all).await.is_err() {
+            tracing::warn!("the drain timeout is over: open requests are cut off");
+        }
+    }
+
+    /// Whether a request is decided or its end is awaited.
+    fn has_requests(&self) -> bool {
+        let streams = &self.shared.metrics.readings().streams;
+        streams.load(Relaxed) > 0 || self.shared.leases.open() > 0
     }
 }
 

@@ -122,8 +122,12 @@ impl System {
         };
         let mut configuration = settings.bootstrap()?;
         (options.change_envoy)(&mut configuration);
+        let envoy = match options.replaceable_envoy {
+            true => Envoy::start_replaceable(settings.clone(), &configuration).await?,
+            false => Envoy::start(settings.clone(), &configuration).await?,
+        };
         let system = Self {
-            envoy: Some(Envoy::start(settings.clone(), &configuration).await?),
+            envoy: Some(envoy),
             client: Client::http1(settings.listen),
             settings,
             configuration,
@@ -243,6 +247,19 @@ impl System {
                 Ok(())
             }
         }
+    }
+
+    /// Lets another Envoy take over from the running one without a pause, and waits until that has ended. Needs
+    /// [`Options::replaceable_envoy`].
+    ///
+    /// # Errors
+    /// When it was killed, or does not hand over in time.
+    pub async fn replace_envoy(&mut self) -> Result<()> {
+        let envoy = self.envoy.as_mut();
+        envoy
+            .context("Envoy was killed and not started again")?
+            .hot_restart()
+            .await
     }
 
     /// Waits until a gauge or counter of an Envoy cluster has this value, such as `membership_healthy` of `kthena-ext-proc`.

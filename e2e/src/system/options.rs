@@ -27,6 +27,8 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Worker threads of Envoy.
     pub workers: u32,
+    /// Whether Envoy can be replaced by another without a pause ([`System::replace_envoy`](super::System::replace_envoy)).
+    pub replaceable_envoy: bool,
     /// A change to the reference configuration of Envoy.
     pub change_envoy: fn(&mut Value),
 }
@@ -44,6 +46,7 @@ impl Default for Options {
             controller_flags: Vec::new(),
             listen: None,
             workers: 2,
+            replaceable_envoy: false,
             change_envoy: |_| (),
         }
     }

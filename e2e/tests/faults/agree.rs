@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::{CHAT, SOON, llama, new_question, pods, start, wait_idle};
+use crate::{CHAT, SOON, gauge, llama, new_question, pods, start, wait_idle};
 
 /// What one ext_proc server learns, the other knows within this time.
 const AGREED_WITHIN: Duration = Duration::from_millis(200);
@@ -171,16 +171,9 @@ async fn a_lease_of_one_is_settled_by_the_access_log_that_arrives_at_the_other()
 
 /// Waits for the value of a gauge of the first ext_proc server.
 async fn wait_gauge(system: &mut System, name: &str, is_right: fn(f64) -> bool) {
-    let program = system.ext_proc(0).unwrap();
-    wait_until(name, SOON, async || {
-        let page = program.page("/metrics").await.unwrap();
-        let value = page
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.is_some_and(is_right)
-    })
-    .await
-    .unwrap();
+    wait_until(name, SOON, async || gauge(system, 0, name).await.is_some_and(is_right))
+        .await
+        .unwrap();
 }
 
 /// Opens an access-log stream, as a worker of Envoy does.

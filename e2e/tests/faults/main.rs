@@ -11,12 +11,16 @@
 mod agree;
 mod control_headers;
 mod controller_killed;
+mod documented;
+mod drained;
 mod ext_proc_killed;
 mod hang;
+mod hot_restart;
 mod load;
 mod manifests;
 mod refusals;
 mod retries;
+mod unavailable;
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -85,6 +89,13 @@ async fn pods(system: &System, replica: usize) -> Vec<Value> {
         .and_then(|page| serde_json::from_str(&page).ok())
         .unwrap_or_default();
     page["pods"].as_array().cloned().unwrap_or_default()
+}
+
+/// A gauge or counter without labels of an ext_proc server.
+async fn gauge(system: &mut System, replica: usize, name: &str) -> Option<f64> {
+    let page = system.ext_proc(replica).unwrap().page("/metrics").await.ok()?;
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    page.lines().find_map(value)
 }
 
 /// Waits until an ext_proc server knows these many pods and counts nothing in flight at any, neither itself nor from others.

@@ -1,83 +1,18 @@
 //! Bad input through the real Envoy: what a client is told is the row of `docs/errors.md`, byte for byte, whatever it speaks.
 
-use std::collections::HashMap;
-
 use http::Method;
 use kthena_e2e::client::{Answer, Ask, Client};
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::System;
 use kthena_e2e::system::manifests::{model_route, model_server};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::documented::{OURS, assert_documented, documented};
 use crate::{CHAT, SOON, llama, new_question, send, start};
-
-const DOCUMENT: &str = include_str!("../../../docs/errors.md");
-const MESSAGES: &str = "/v1/messages";
 
 /// The bound of a request body, bytes.
 const BOUND: usize = 16 << 20;
-
-/// A row of the table in `docs/errors.md`.
-#[derive(Debug)]
-struct Row {
-    status: u16,
-    /// `type`, `code`, `param`, Anthropic's `type`, message; "-" for null.
-    cells: Vec<String>,
-}
-
-fn documented() -> HashMap<String, Row> {
-    let (_, table) = DOCUMENT.split_once("<!-- table -->").unwrap();
-    let (table, _) = table.split_once("<!-- end -->").unwrap();
-    let cells = |line: &str| -> Vec<String> {
-        let cells = line.trim_matches(['|', ' ']).split(" | ");
-        cells.map(|cell| cell.trim().to_owned()).collect()
-    };
-    // The message is shown as it is, other cells as code.
-    let plain = |(at, cell): (usize, &String)| if at == 4 { cell.clone() } else { cell.replace('`', "") };
-    let rows = table.lines().map(cells).filter(|cells| cells.len() == 7);
-    rows.filter_map(|cells| {
-        let status = cells[1].parse().ok()?;
-        let rest = cells[2..].iter().enumerate().map(plain).collect();
-        Some((cells[0].clone(), Row { status, cells: rest }))
-    })
-    .collect()
-}
-
-/// Asserts that the answers to a request in OpenAI's and in Anthropic's form are those of the table.
-async fn assert_documented(system: &System, rows: &HashMap<String, Row>, condition: &str, ask: &Ask) {
-    let row = rows.get(condition).unwrap_or_else(|| panic!("no row: {condition}"));
-    // Names in the document are those of another house.
-    let message = row.cells[4].replace(" a/", " default/");
-    let answer = send(system, with_path(ask, CHAT)).await;
-    let nullable = |cell: &str| if cell == "-" { Value::Null } else { json!(cell) };
-    let expected = json!({"error": {
-        "message": message, "type": row.cells[0], "param": nullable(&row.cells[2]), "code": nullable(&row.cells[1]),
-    }});
-    assert_eq!(
-        (answer.status.as_u16(), answer.json().unwrap()),
-        (row.status, expected),
-        "{condition}"
-    );
-    assert_eq!(answer.header("content-type"), "application/json", "{condition}");
-    let is_later = [429, 503].contains(&row.status);
-    assert_eq!(!answer.header("retry-after").is_empty(), is_later, "{condition}");
-    let answer = send(system, with_path(ask, MESSAGES)).await;
-    let expected = json!({"type": "error", "error": {"type": row.cells[3], "message": message}});
-    assert_eq!(
-        (answer.status.as_u16(), answer.json().unwrap()),
-        (row.status, expected),
-        "{condition}"
-    );
-}
-
-fn with_path(ask: &Ask, path: &str) -> Ask {
-    Ask {
-        path: path.to_owned(),
-        ..ask.clone()
-    }
-}
 
 fn post(body: &str) -> Ask {
     Ask::post(CHAT, body.to_owned())
@@ -114,7 +49,7 @@ async fn every_documented_refusal_is_what_a_client_gets() {
         .unwrap();
     }
 
-    let rows = documented();
+    let rows = documented(OURS);
     let chat = |model: &str| {
         post(&format!(
             r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}]}}"#

@@ -82,6 +82,9 @@ pub struct Serve {
     /// Where the debug pages are served, on loopback only. Not served when left out.
     #[arg(long, env = "KTHENA_DEBUG_LISTEN", value_parser = values::loopback, value_name = "IP:PORT")]
     pub debug_listen: Option<SocketAddr>,
+    /// How long a stopping process says so before it takes no more requests: longer than the interval of health checks.
+    #[arg(long, env = "KTHENA_DRAIN_DELAY", default_value = "1s", value_parser = values::duration, value_name = "TIME")]
+    pub drain_delay: Duration,
     /// How long a stopping process waits for the requests it has.
     #[arg(long, env = "KTHENA_DRAIN_TIMEOUT", default_value = "5m", value_parser = values::duration, value_name = "TIME")]
     pub drain_timeout: Duration,
