@@ -215,6 +215,43 @@ async fn eventually_told(world: &World, what: &str) {
 }
 
 #[tokio::test]
+async fn what_an_older_filter_refuses_is_in_the_objects_status_and_in_a_metric() {
+    let port = free_port();
+    let _engines = engines(port, &[11]).await;
+    let mut world = World::new("refused");
+    world.write("model.yaml", &SERVER.replace("PORT", &port.to_string()));
+    world.pod(11);
+    world.start(&[]).await;
+    let mut older = Filter::connect(&world.state, "older", Vec::new()).await;
+    older.until("state", |f| f.synced).await;
+    older.refuses = Some("ns/llama");
+    let scheduled = SERVER.replace(
+        "spec:\n  inferenceEngine",
+        "spec:\n  scheduling: {plugins: {Score: {enabled: [{name: random, weight: 1}]}, Filter: {enabled: []}}}\n  inferenceEngine",
+    );
+    world.write("model.yaml", &scheduled.replace("PORT", &port.to_string()));
+    let profile = Key::new(ResourceType::Profile, "ns/llama");
+    older.until("the profile", |f| f.received.contains(&profile)).await;
+    eventually_told(&world, "no such plugin").await;
+    let status = get(&world.debug, "/debug/status").await.unwrap();
+    let (_, page) = status.split_once("\r\n\r\n").unwrap();
+    let page: serde_json::Value = serde_json::from_str(page).unwrap();
+    let objects = page["objects"].as_array().unwrap();
+    let server = objects.iter().find(|object| object["kind"] == "ModelServer").unwrap();
+    assert_eq!(server["programmed"], false, "{server}");
+    assert_eq!(
+        server["filters"]["refused"][0],
+        serde_json::json!(["older", "no such plugin"])
+    );
+    let metrics = get(&world.admin, "/metrics").await.unwrap();
+    assert!(
+        metrics.contains("kthena_controller_refusals_total{kind=\"PROFILE\"} 1"),
+        "{metrics}"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_removed_pod_leaves_envoy_after_the_filters_have_answered() {
     let port = free_port();
     let _engines = engines(port, &[21, 22]).await;

@@ -3,6 +3,7 @@
 //! This crate starts the real programs as child processes on free loopback ports, sends them traffic and reads what they say of themselves.
 //! What must always hold: nothing that it starts outlives the process that started it, and no wait is without a deadline.
 
+pub mod authority;
 pub mod bench;
 pub mod cache;
 pub mod client;

@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kthena_e2e::process::{Launch, Process, wait_until};
@@ -130,6 +131,46 @@ async fn a_demo_that_is_told_to_end_ends_all_that_it_started() {
         demo.assert_nothing_runs().await;
         demo.assert_nothing_lies_about();
     }
+}
+
+/// The replay of a demo that is not told its time, and what comes before and after.
+const LONG: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_time_it_prints_a_curl_that_works_and_stays_up_until_ctrl_c() {
+    let mut demo = Demo::start(&[("DEMO_PORT", "0")]);
+    let waited = wait_until("the invitation", LONG, async || {
+        demo.output().contains("Everything runs until Ctrl-C.") || demo.process.ended().unwrap().is_some()
+    })
+    .await;
+    waited.unwrap_or_else(|error| panic!("{error:#}\n{}", demo.output()));
+    for _ in 0..2 {
+        let answer = run_curl(&demo.output());
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        for part in ["x-kthena-explanation: {", "\"completion_tokens\":32"] {
+            assert!(answer.contains(part), "{part} in {answer}");
+        }
+    }
+    assert!(demo.process.ended().unwrap().is_none(), "{}", demo.output());
+    demo.process.signal("INT").unwrap();
+    // Whether it kept its promises (0) or the machine did too much else (1) is not what this story is about.
+    assert!(matches!(demo.exit_code(SOON).await, Some(0 | 1)), "{}", demo.output());
+    let output = demo.output();
+    assert!(output.lines().last().unwrap().starts_with("demo: default"), "{output}");
+    demo.assert_nothing_runs().await;
+    demo.assert_nothing_lies_about();
+}
+
+/// Runs the command that the output shows, as a reader would, and returns what it prints.
+fn run_curl(output: &str) -> String {
+    let (_, command) = output.split_once("\n  curl ").unwrap();
+    let (command, _) = command.split_once("\n\n").unwrap();
+    let run = Command::new("sh")
+        .args(["-c", &format!("curl -sS {command}")])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
 use kthena_controller::publish::{Access, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, Tls};
+use kthena_e2e::authority::Authority;
 use kthena_e2e::scratch::Scratch;
 use kthena_ext_proc::state::{Controller, Credentials, Sizes, State, Subscription, Timing};
 use kthena_scheduler::lease::Lease;
@@ -214,14 +215,14 @@ async fn the_end_of_a_request_reaches_the_replica_that_counts_it() {
 #[tokio::test]
 async fn with_mutual_tls_only_a_known_filter_gets_state() {
     let folder = Scratch::new("state-tls").unwrap();
-    let authority = Authority::new();
+    let authority = Authority::new().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
     };
-    let ca = file("ca.pem", &authority.pem);
-    let (certificate, key) = authority.sign("controller");
+    let ca = file("ca.pem", authority.pem());
+    let (certificate, key) = authority.sign("controller").unwrap();
     let tls = Tls {
         cert: file("controller.pem", &certificate),
         key: file("controller.key", &key),
@@ -245,34 +246,11 @@ async fn with_mutual_tls_only_a_known_filter_gets_state() {
         server_name: Some("controller".into()),
     };
     let nameless = Replica::start(&url, credentials(None));
-    let stranger = Replica::start(&url, credentials(Some(("stranger", Authority::new().sign("filter")))));
-    let known = Replica::start(&url, credentials(Some(("known", authority.sign("filter")))));
+    let stranger = Replica::start(
+        &url,
+        credentials(Some(("stranger", Authority::new().unwrap().sign("filter").unwrap()))),
+    );
+    let known = Replica::start(&url, credentials(Some(("known", authority.sign("filter").unwrap()))));
     eventually("the known one has state", || known.state.snapshot().is_some()).await;
     assert!(nameless.state.snapshot().is_none() && stranger.state.snapshot().is_none());
-}
-
-/// Signs certificates.
-struct Authority {
-    pem: String,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            pem,
-            issuer: rcgen::Issuer::new(params, key),
-        }
-    }
-
-    /// A certificate for a name, and its key.
-    fn sign(&self, name: &str) -> (String, String) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
 }

@@ -52,7 +52,7 @@ use crate::process::wait_until;
 use crate::scratch::Scratch;
 use fleet::Fleet;
 use manifests::Manifests;
-pub use options::Options;
+pub use options::{Change, Options};
 pub use program::Program;
 use services::Service;
 
@@ -121,7 +121,7 @@ impl System {
             workers: options.workers,
         };
         let mut configuration = settings.bootstrap()?;
-        (options.change_envoy)(&mut configuration);
+        options.change_envoy.apply(&mut configuration);
         let envoy = match options.replaceable_envoy {
             true => Envoy::start_replaceable(settings.clone(), &configuration).await?,
             false => Envoy::start(settings.clone(), &configuration).await?,
@@ -158,6 +158,12 @@ impl System {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Where the controller serves state, unless a flag says otherwise.
+    #[must_use]
+    pub fn state_address(&self) -> SocketAddr {
+        self.controller.address()
     }
 
     /// The folder of YAML that the controller reads.

@@ -1,6 +1,8 @@
 //! What of a system can be chosen. Values only.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -19,9 +21,9 @@ pub struct Options {
     pub scheduler_config: String,
     /// How many ext_proc servers.
     pub ext_procs: usize,
-    /// Further flags of each ext_proc server.
+    /// Further flags of each ext_proc server; `--state` replaces the controller's address.
     pub ext_proc_flags: Vec<String>,
-    /// Further flags of the controller.
+    /// Further flags of the controller; `--state-listen` replaces its address.
     pub controller_flags: Vec<String>,
     /// Where Envoy listens; a free port when absent.
     pub listen: Option<SocketAddr>,
@@ -30,7 +32,28 @@ pub struct Options {
     /// Whether Envoy can be replaced by another without a pause ([`System::replace_envoy`](super::System::replace_envoy)).
     pub replaceable_envoy: bool,
     /// A change to the reference configuration of Envoy.
-    pub change_envoy: fn(&mut Value),
+    pub change_envoy: Change,
+}
+
+/// A change to a configuration of Envoy.
+#[derive(Clone)]
+pub struct Change(Arc<dyn Fn(&mut Value) + Send + Sync>);
+
+impl Change {
+    /// What this function does to it.
+    pub fn new(change: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(change))
+    }
+
+    pub(super) fn apply(&self, configuration: &mut Value) {
+        (self.0)(configuration);
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Change")
+    }
 }
 
 impl Default for Options {
@@ -47,7 +70,7 @@ impl Default for Options {
             listen: None,
             workers: 2,
             replaceable_envoy: false,
-            change_envoy: |_| (),
+            change_envoy: Change::new(|_| ()),
         }
     }
 }

@@ -92,8 +92,10 @@ pub(super) async fn start_controller(options: &Options, folder: &Path, manifests
     let mut args = vec![
         format!("--folder={}", manifests.path().display()),
         format!("--envoy-dir={}", envoy.display()),
-        format!("--state-listen={}", ports.listen.address()),
     ];
+    if !has(&options.controller_flags, "--state-listen") {
+        args.push(format!("--state-listen={}", ports.listen.address()));
+    }
     if !options.scheduler_config.is_empty() {
         let file = folder.join("scheduler.yaml");
         std::fs::write(&file, &options.scheduler_config).with_context(|| format!("cannot write {}", file.display()))?;
@@ -111,10 +113,15 @@ pub(super) async fn start_ext_proc(
     state: SocketAddr,
 ) -> Result<Service> {
     let ports = Ports::reserve()?;
-    let mut args = vec![
-        format!("--listen={}", ports.listen.address()),
-        format!("--state=http://{state}"),
-    ];
+    let mut args = vec![format!("--listen={}", ports.listen.address())];
+    if !has(&options.ext_proc_flags, "--state") {
+        args.push(format!("--state=http://{state}"));
+    }
     args.extend(options.ext_proc_flags.iter().cloned());
     Service::start("kthena-ext-proc", format!("ext-proc-{number}"), args, folder, ports).await
+}
+
+/// Whether a flag is among these.
+fn has(flags: &[String], name: &str) -> bool {
+    flags.iter().any(|flag| flag.split('=').next() == Some(name))
 }

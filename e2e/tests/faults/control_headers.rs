@@ -4,7 +4,7 @@ use kthena_e2e::client::Ask;
 use kthena_e2e::envoy::place;
 use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::model_route;
-use kthena_e2e::system::{Options, Part, System};
+use kthena_e2e::system::{Change, Options, Part, System};
 use kthena_simulator::Fault;
 use serde_json::json;
 
@@ -69,11 +69,11 @@ async fn the_decision_alone_chooses_model_servers_tries_and_times() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_chosen_by_clients_when_nobody_decides_and_the_filter_fails_open() {
     let mut system = start(Options {
-        change_envoy: |configuration| {
+        change_envoy: Change::new(|configuration| {
             if let Ok(filter) = place(configuration, FILTER) {
                 filter["failure_mode_allow"] = json!(true);
             }
-        },
+        }),
         ..llama_and_qwen()
     })
     .await;

@@ -15,11 +15,14 @@ mod documented;
 mod drained;
 mod ext_proc_killed;
 mod hang;
+mod health;
 mod hot_restart;
 mod load;
 mod manifests;
+mod older_filter;
 mod refusals;
 mod retries;
+mod tls;
 mod unavailable;
 
 use std::net::Ipv4Addr;

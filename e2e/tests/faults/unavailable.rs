@@ -8,7 +8,7 @@ use kthena_e2e::envoy::place;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::model_route;
-use kthena_e2e::system::{Options, Part, System};
+use kthena_e2e::system::{Change, Options, Part, System};
 use kthena_simulator::Fault;
 use serde_json::{Value, json};
 
@@ -137,7 +137,7 @@ async fn what_envoy_answers_by_itself_is_what_the_document_says() {
     let mut system = start(Options {
         ext_procs: 1,
         controller_flags: vec!["--scrape-down-after=100000".to_owned()],
-        change_envoy: |configuration| *place(configuration, MESSAGE_TIMEOUT).unwrap() = json!("1s"),
+        change_envoy: Change::new(|configuration| *place(configuration, MESSAGE_TIMEOUT).unwrap() = json!("1s")),
         ..llama(2)
     })
     .await;

@@ -13,7 +13,7 @@ use kthena_e2e::envoy::place;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::model_route;
-use kthena_e2e::system::{Options, System};
+use kthena_e2e::system::{Change, Options, System};
 use serde_json::{Value, json};
 
 pub(crate) const CHAT: &str = "/v1/chat/completions";
@@ -116,7 +116,7 @@ impl Rig {
             }],
             routes: vec![model_route("llama", "llama", "llama")],
             ext_procs: 1,
-            change_envoy,
+            change_envoy: Change::new(change_envoy),
             ..Options::default()
         };
         let flags = [options.ext_proc_flags.clone(), vec![flag.to_owned()]].concat();

@@ -11,6 +11,7 @@
 mod answers;
 mod manifests;
 mod routing;
+mod traces;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

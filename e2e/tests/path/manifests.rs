@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use kthena_e2e::client::Ask;
 use kthena_e2e::process::wait_until;
@@ -58,6 +59,42 @@ async fn a_route_that_changes_leads_elsewhere_within_moments_and_loses_no_reques
         "qwen",
         "the other route is as it was"
     );
+}
+
+/// A changed manifest is in force within this time, as a median over changes.
+const PICKED_UP_WITHIN: Duration = Duration::from_millis(200);
+/// No change takes longer than this, however busy this machine is with something else.
+const AT_THE_LATEST: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_manifest_decides_within_200_ms() {
+    let system = llama_and_qwen().await;
+    let mut took = Vec::new();
+    for number in 0..15 {
+        let (server, model) = [("qwen", "qwen"), ("llama", "llama")][number % 2];
+        let written = Instant::now();
+        system
+            .manifests()
+            .write(ROUTES, &[model_route("llama", "llama", server)])
+            .unwrap();
+        // Both ext_proc servers are asked in turn, so the last wrong answer may be of the slower one.
+        let (mut right, mut since) = (0, written.elapsed());
+        wait_until("the new route", SOON, async || {
+            if group_of(&system, question("llama")).await == model {
+                right += 1;
+            } else {
+                (right, since) = (0, written.elapsed());
+            }
+            right >= 6
+        })
+        .await
+        .unwrap();
+        took.push(since);
+    }
+    took.sort();
+    println!("a changed manifest decides after {took:?}");
+    assert!(took[took.len() / 2] <= PICKED_UP_WITHIN, "{took:?}");
+    assert!(took[took.len() - 1] <= AT_THE_LATEST, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
