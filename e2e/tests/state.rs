@@ -178,11 +178,11 @@ async fn two_replicas_agree_in_time_on_where_a_prefix_lives() {
 async fn each_replica_counts_the_others_requests_and_its_own_once() {
     let publisher = publisher(Access::default()).await;
     let (one, two) = (Replica::ready(&publisher).await, Replica::ready(&publisher).await);
-    let mut leases: Vec<_> = (0..3).map(|_| Lease::begin(one.endpoint(1), 100)).collect();
-    let other = Lease::begin(two.endpoint(1), 50);
+    let mut leases: Vec<_> = (0..3).map(|_| Lease::begin(one.endpoint(1), None, 100)).collect();
+    let other = Lease::begin(two.endpoint(1), None, 50);
     eventually("both see all", || one.in_flight(1) == 4 && two.in_flight(1) == 4).await;
     // What is ours is known at once; what was reported of it is not counted again when it comes back.
-    leases.push(Lease::begin(one.endpoint(1), 100));
+    leases.push(Lease::begin(one.endpoint(1), None, 100));
     assert_eq!(one.in_flight(1), 5);
     eventually("the other is told", || two.in_flight(1) == 5).await;
     assert_eq!(one.in_flight(1), 5);
@@ -195,7 +195,7 @@ async fn each_replica_counts_the_others_requests_and_its_own_once() {
 async fn a_replica_that_dies_takes_its_counts_with_it() {
     let publisher = publisher(Access::default()).await;
     let (one, two) = (Replica::ready(&publisher).await, Replica::ready(&publisher).await);
-    let lease = Lease::begin(one.endpoint(2), 100);
+    let lease = Lease::begin(one.endpoint(2), None, 100);
     eventually("the other is told", || two.in_flight(2) == 1).await;
     // Its stream ends with the sender of its stop signal; its lease is never settled.
     drop(one);

@@ -242,6 +242,8 @@ fn shown_pods(state: &State, servers: &[Arc<ModelServer>]) -> Vec<Value> {
 fn shown_pod(state: &State, endpoint: &Endpoint, servers: &[&str]) -> Value {
     let view = endpoint.slot.view(state.now());
     let (own, _) = endpoint.slot.own();
+    let adapters = endpoint.slot.own_by_adapter().into_iter();
+    let adapters = adapters.map(|(name, requests, _)| (name.into_string(), Value::from(requests)));
     let shown = json!({
         "address": endpoint.address,
         "models": endpoint.models,
@@ -256,6 +258,7 @@ fn shown_pod(state: &State, endpoint: &Endpoint, servers: &[&str]) -> Value {
         },
         "inFlight": view.in_flight,
         "inFlightOwn": own,
+        "inFlightOwnByAdapter": adapters.collect::<serde_json::Map<_, _>>(),
         "down": view.down,
     });
     named(&endpoint.pod, shown)

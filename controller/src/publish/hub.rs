@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kthena_scheduler::state::PROTOCOL_MINOR;
 use kthena_scheduler::state::proto::{Endpoints, ResourceType, ToFilter, Welcome, to_filter};
 use kthena_scheduler::time::Time;
 use parking_lot::Mutex;
@@ -23,9 +24,6 @@ use super::view::{Acceptance, SubscriberView};
 use crate::clock::Clock;
 use crate::metrics;
 use crate::observe::Table;
-
-/// The version of the protocol that this controller speaks; a filter may be one off either way.
-pub const PROTOCOL_MINOR: u32 = 0;
 
 /// Bounds and times of the state service.
 #[derive(Clone, Copy, Debug)]

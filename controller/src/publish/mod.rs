@@ -23,7 +23,7 @@ mod view;
 mod stub;
 
 pub use access::{Access, AccessError, Address, Tls};
-pub use hub::{Hub, PROTOCOL_MINOR, Settings};
+pub use hub::{Hub, Settings};
 pub use merge::Bounds;
 pub use resource::{Key, MAX_MESSAGE, Resource};
 pub use service::{Server, Timeouts};

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use kthena_scheduler::state::PROTOCOL_MINOR;
 use kthena_scheduler::state::proto::{
     Ack, FromFilter, Hello, Placements, Report, Settlements, ToFilter, from_filter, to_filter,
 };
 use tokio::sync::Notify;
 
-use super::hub::{Hub, PROTOCOL_MINOR};
+use super::hub::Hub;
 use super::merge::{Outcome, SubscriberId};
 use super::subscriber::{Config, Subscriber};
 use crate::metrics::kind;

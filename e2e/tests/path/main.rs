@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod in_flight;
 mod manifests;
 mod routing;
 mod traces;

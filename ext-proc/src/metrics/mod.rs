@@ -5,6 +5,7 @@
 //! where it has one, with its labels and buckets, OpenTelemetry's for generative AI, and our own.
 
 mod names;
+mod plugins;
 mod scrape;
 mod series;
 
@@ -17,15 +18,27 @@ use kthena_scheduler::exchange::Record;
 use kthena_scheduler::lease::LeaseTable;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 pub use names::{Request, operation};
+pub use plugins::PluginTimes;
 pub use scrape::Readings;
 
 use crate::state::State;
 use scrape::Scrape;
 use series::{ByModel, RequestSeries};
+
+/// A request counts as active from its decision until this is dropped.
+#[derive(Debug)]
+pub struct Active(Gauge);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -33,7 +46,10 @@ pub struct Metrics {
     registry: Registry,
     readings: Arc<Readings>,
     requests: RequestSeries,
-    match_ratio: ByModel,
+    match_ratio: ByModel<Histogram>,
+    downstream: ByModel<Gauge>,
+    /// Of a sample of decisions.
+    pub plugins: PluginTimes,
     decisions: Histogram,
     over_limit: Counter<u64, AtomicU64>,
     saturated: Counter<u64, AtomicU64>,
@@ -55,7 +71,9 @@ impl Metrics {
         let metrics = Self {
             readings,
             requests,
-            match_ratio: ByModel::new(max_series),
+            match_ratio: ByModel::new(max_series, || Histogram::new(names::MATCH_RATIO)),
+            downstream: ByModel::new(max_series, Gauge::default),
+            plugins: PluginTimes::new(max_series),
             decisions: Histogram::new(names::DECISION_SECONDS),
             over_limit: Counter::default(),
             saturated: Counter::default(),
@@ -70,6 +88,12 @@ impl Metrics {
             "Part of a prompt that the chosen endpoint was believed to hold",
             self.match_ratio.family.clone(),
         );
+        registry.register(
+            "kthena_router_active_downstream_requests",
+            "Requests that were decided and whose ext_proc stream is open",
+            self.downstream.family.clone(),
+        );
+        self.plugins.register(&mut registry);
         let own = registry.sub_registry_with_prefix("kthena_ext_proc");
         own.register(
             "decision_seconds",
@@ -109,17 +133,20 @@ impl Metrics {
         self.readings.streams.fetch_sub(1, Relaxed);
     }
 
-    /// A request was decided; the step that did it took so long.
-    pub fn decided(&self, record: &Record, took: Duration) {
+    /// A request was decided; the step that did it took so long. It is active until what is returned is dropped.
+    pub fn decided(&self, record: &Record, took: Duration) -> Active {
         self.decisions.observe(took.as_secs_f64());
         if record.saturated {
             self.saturated.inc();
         }
+        let model = model_of(record);
         if record.total_blocks > 0 {
             let ratio = f64::from(record.matched_blocks) / f64::from(record.total_blocks);
-            let model = record.model.as_deref().filter(|_| record.model_known);
-            self.match_ratio.observe(model.unwrap_or("unknown"), ratio);
+            self.match_ratio.of(model).observe(ratio);
         }
+        let active = self.downstream.of(model);
+        active.inc();
+        Active(active)
     }
 
     /// A request is over.
@@ -139,6 +166,12 @@ impl Metrics {
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+/// The model asked for, as a label's value.
+fn model_of(record: &Record) -> &str {
+    let known = record.model.as_deref().filter(|_| record.model_known);
+    known.unwrap_or("unknown")
 }
 
 #[cfg(test)]
@@ -206,6 +239,24 @@ mod tests {
             .count();
         assert_eq!(series, 1, "{page}");
         assert!(page.contains(r#"model="unknown",path="other",status_code="200",error_type="other""#));
+    }
+
+    #[test]
+    fn a_request_is_active_from_its_decision_to_its_end() {
+        let metrics = metrics(10);
+        let record = Record {
+            model: Some("m".into()),
+            model_known: true,
+            ..Record::default()
+        };
+        let shown = |value: &str| {
+            let line = format!(r#"kthena_router_active_downstream_requests{{model="m"}} {value}"#);
+            metrics.page().unwrap().contains(&line)
+        };
+        let active = metrics.decided(&record, Duration::ZERO);
+        assert!(shown("1"));
+        drop(active);
+        assert!(shown("0"));
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub(super) const TOKENS: [f64; 14] = [
     67_108_864.0,
 ];
 
+/// Buckets for the time that a plugin takes, seconds: finer ones before Kthena's, as ours take microseconds.
+pub(super) const PLUGIN_SECONDS: [f64; 9] = [0.000_001, 0.000_01, 0.000_1, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
+
 /// Buckets for the time that a decision takes, seconds.
 pub(super) const DECISION_SECONDS: [f64; 10] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.1,

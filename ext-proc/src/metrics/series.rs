@@ -88,38 +88,36 @@ fn token_usage() -> Histogram {
     Histogram::new(names::TOKENS)
 }
 
-/// Histograms by model alone, found without making a string.
+/// A metric by model alone, found without making a string.
 #[derive(Debug)]
-pub(super) struct ByModel {
-    pub(super) family: Histograms,
-    found: RwLock<HashMap<Box<str>, Histogram>>,
+pub(super) struct ByModel<M> {
+    pub(super) family: Family<Labels, M, fn() -> M>,
+    found: RwLock<HashMap<Box<str>, M>>,
     max: usize,
-}
-
-fn match_ratio() -> Histogram {
-    Histogram::new(names::MATCH_RATIO)
 }
 
 // === impl ByModel ===
 
-impl ByModel {
-    pub(super) fn new(max: usize) -> Self {
+impl<M: Clone> ByModel<M> {
+    /// At most `max` models are told apart; each has what `make` makes.
+    pub(super) fn new(max: usize, make: fn() -> M) -> Self {
         Self {
-            family: Family::new_with_constructor(match_ratio),
+            family: Family::new_with_constructor(make),
             found: RwLock::default(),
             max,
         }
     }
 
-    pub(super) fn observe(&self, model: &str, value: f64) {
-        if let Some(histogram) = self.found.read().get(model) {
-            return histogram.observe(value);
+    /// The metric of a model.
+    pub(super) fn of(&self, model: &str) -> M {
+        if let Some(metric) = self.found.read().get(model) {
+            return metric.clone();
         }
         let mut found = self.found.write();
         let model = if found.len() < self.max { model } else { OTHER };
         let made = self.family.get_or_create_owned(&vec![("model", model.to_owned())]);
-        made.observe(value);
-        found.insert(model.into(), made);
+        found.insert(model.into(), made.clone());
+        made
     }
 }
 

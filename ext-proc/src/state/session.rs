@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kthena_scheduler::profile::Profile;
 use kthena_scheduler::state::proto::{FromFilter, ToFilter, from_filter, to_filter};
-use kthena_scheduler::state::{proto, residency};
+use kthena_scheduler::state::{PROTOCOL_MINOR, proto, residency};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,8 +19,6 @@ use super::connect::ConnectError;
 use super::stub::state_client::StateClient;
 use super::subscription::Subscription;
 
-/// The version of the protocol spoken here.
-const PROTOCOL_MINOR: u32 = 0;
 /// Time for a controller to answer the hello, and to take a message.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The protocol's messages have at most 256 KiB.

@@ -29,7 +29,7 @@ use kthena_scheduler::pick::Scratch;
 use kthena_scheduler::time::Time;
 
 use crate::decisions::Decisions;
-use crate::metrics::{Metrics, Request as Counted};
+use crate::metrics::{Active, Metrics, Request as Counted};
 use crate::state::State;
 use crate::stream::conversation::{Conversation, News};
 use crate::telemetry::{RequestSpan, Tracing};
@@ -96,6 +96,7 @@ impl ExternalProcessor for Processor {
             number: None,
             wake: None,
             settled: false,
+            active: None,
             begun: Instant::now(),
             span: RequestSpan::default(),
             shared: Arc::clone(&self.0),
@@ -114,6 +115,7 @@ pub struct Conversing {
     /// Set while the request is held.
     wake: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     settled: bool,
+    active: Option<Active>,
     begun: Instant,
     span: RequestSpan,
     shared: Arc<Shared>,
@@ -229,7 +231,12 @@ impl Conversing {
                 if let Some(explanation) = explanation {
                     self.shared.decisions.push(explanation);
                 }
-                self.shared.metrics.decided(self.conversation.exchange().record(), took);
+                let (shared, record) = (&self.shared, self.conversation.exchange().record());
+                self.active = Some(shared.metrics.decided(record, took));
+                if shared.metrics.plugins.is_due() {
+                    let fleet = shared.state.fleet();
+                    SCRATCH.with_borrow(|scratch| shared.metrics.plugins.measure(record, fleet, now, scratch));
+                }
                 self.shared.state.placed(endpoint, &placed);
             }
             News::Relocated(relocation) => self.shared.state.relocated(&relocation),

@@ -102,7 +102,11 @@ impl Exchange {
         };
         let trail = place(server, first, cx.world.index, cx.scratch.keys());
         let placed = trail.news.clone();
-        self.lease = Some(Lease::begin(Arc::clone(first), decision.uncached_tokens));
+        self.lease = Some(Lease::begin(
+            Arc::clone(first),
+            target.adapter.clone(),
+            decision.uncached_tokens,
+        ));
         self.trail = Some(trail);
         let stage = Stage {
             cluster: server.cluster.clone(),

@@ -19,6 +19,7 @@ use crate::snapshot::{Endpoint, EndpointId, ModelServer};
 #[derive(Debug)]
 pub struct Lease {
     endpoint: Arc<Endpoint>,
+    adapter: Option<Box<str>>,
     tokens: u64,
 }
 
@@ -51,10 +52,14 @@ pub struct Relocation {
 // === impl Lease ===
 
 impl Lease {
-    /// Counts a request with `tokens` uncached prompt tokens against `endpoint`.
-    pub fn begin(endpoint: Arc<Endpoint>, tokens: u64) -> Self {
-        endpoint.slot.begin(tokens);
-        Self { endpoint, tokens }
+    /// Counts a request, for an adapter where it named one, with `tokens` uncached prompt tokens against `endpoint`.
+    pub fn begin(endpoint: Arc<Endpoint>, adapter: Option<Box<str>>, tokens: u64) -> Self {
+        endpoint.slot.begin(adapter.as_deref(), tokens);
+        Self {
+            endpoint,
+            adapter,
+            tokens,
+        }
     }
 
     /// Where the request was sent first.
@@ -70,7 +75,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.endpoint.slot.end(self.tokens);
+        self.endpoint.slot.end(self.adapter.as_deref(), self.tokens);
     }
 }
 
@@ -82,6 +87,8 @@ impl Trail {
         if *self.endpoint.address == *address {
             return None;
         }
+        // It had the first try.
+        self.endpoint.slot.failed();
         let actual = self
             .server
             .endpoints

@@ -7,8 +7,9 @@
 //! sample may be read half old, half new: a decision tolerates that, as the sample itself is already old.
 //! It fails by refusing a slot when all are taken: the number of endpoints is bounded by a setting.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::time::Time;
 
@@ -16,8 +17,14 @@ use crate::time::Time;
 #[derive(Debug)]
 pub struct Fleet {
     cells: Box<[Cell]>,
+    /// The part of each cell's own counts that asked for an adapter. Apart from the cells, as decisions do not read it, and locked, as
+    /// requests for a base model do not touch it.
+    adapters: Box<[Mutex<ByAdapter>]>,
     free: Mutex<Vec<u32>>,
 }
+
+/// Requests in flight and their uncached prompt tokens, of each adapter that has any.
+type ByAdapter = BTreeMap<Box<str>, (u32, u64)>;
 
 /// The right to one cell of the [`Fleet`]: given back when the last holder (snapshot or lease) drops it.
 #[derive(Debug)]
@@ -127,6 +134,7 @@ impl Fleet {
     pub fn new(max_endpoints: u32) -> Arc<Self> {
         Arc::new(Self {
             cells: (0..max_endpoints).map(|_| Cell::new()).collect(),
+            adapters: (0..max_endpoints).map(|_| Mutex::default()).collect(),
             free: Mutex::new((0..max_endpoints).rev().collect()),
         })
     }
@@ -237,7 +245,21 @@ impl Slot {
         cell.others_tokens.store(tokens, Relaxed);
     }
 
-    /// What this process has in flight here: requests and uncached prompt tokens.
+    fn adapters(&self) -> MutexGuard<'_, ByAdapter> {
+        let adapters = &self.fleet.adapters[self.index as usize];
+        adapters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part of [`Slot::own`] that asked for an adapter: name, requests and uncached prompt tokens of each that has any.
+    pub fn own_by_adapter(&self) -> Vec<(Box<str>, u32, u64)> {
+        let adapters = self.adapters();
+        let entries = adapters.iter();
+        entries
+            .map(|(name, (requests, tokens))| (name.clone(), *requests, *tokens))
+            .collect()
+    }
+
+    /// What this process has in flight here, adapters included: requests and uncached prompt tokens.
     pub fn own(&self) -> (u32, u64) {
         let cell = self.cell();
         (cell.own_requests.load(Relaxed), cell.own_tokens.load(Relaxed))
@@ -253,16 +275,30 @@ impl Slot {
         self.cell().failures.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn begin(&self, tokens: u64) {
+    pub(crate) fn begin(&self, adapter: Option<&str>, tokens: u64) {
         let cell = self.cell();
         cell.own_requests.fetch_add(1, Relaxed);
         cell.own_tokens.fetch_add(tokens, Relaxed);
+        if let Some(name) = adapter {
+            let mut adapters = self.adapters();
+            let count = adapters.entry(name.into()).or_default();
+            *count = (count.0 + 1, count.1.saturating_add(tokens));
+        }
     }
 
-    pub(crate) fn end(&self, tokens: u64) {
+    pub(crate) fn end(&self, adapter: Option<&str>, tokens: u64) {
         let cell = self.cell();
         cell.own_requests.fetch_sub(1, Relaxed);
         cell.own_tokens.fetch_sub(tokens, Relaxed);
+        if let Some(name) = adapter {
+            let mut adapters = self.adapters();
+            if let Some(count) = adapters.get_mut(name) {
+                *count = (count.0.saturating_sub(1), count.1.saturating_sub(tokens));
+                if count.0 == 0 {
+                    adapters.remove(name);
+                }
+            }
+        }
     }
 }
 
@@ -292,10 +328,10 @@ mod tests {
             },
             Time::from_millis(5),
         );
-        slot.begin(10);
+        slot.begin(None, 10);
         drop(slot);
         assert!(fleet.claim().is_none(), "a lease still refers to the cell");
-        held.end(10);
+        held.end(None, 10);
         drop(held);
         let fresh = fleet.claim().unwrap();
         assert_eq!(
@@ -308,10 +344,24 @@ mod tests {
     }
 
     #[test]
+    fn adapters_are_counted_within_their_endpoint_and_leave_nothing_behind() {
+        let fleet = Fleet::new(1);
+        let slot = fleet.claim().unwrap();
+        slot.begin(None, 5);
+        slot.begin(Some("sql"), 7);
+        slot.begin(Some("sql"), 1);
+        assert_eq!(slot.own(), (3, 13));
+        assert_eq!(slot.own_by_adapter(), [("sql".into(), 2, 8)]);
+        slot.end(Some("sql"), 7);
+        slot.end(Some("sql"), 1);
+        assert_eq!((slot.own(), slot.own_by_adapter()), ((1, 5), Vec::new()));
+    }
+
+    #[test]
     fn a_view_adds_own_and_others_and_tells_ages() {
         let fleet = Fleet::new(2);
         let slot = fleet.claim().unwrap();
-        slot.begin(7);
+        slot.begin(None, 7);
         slot.set_others(2, 30);
         slot.sampled(
             Sample {

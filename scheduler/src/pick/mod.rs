@@ -6,6 +6,7 @@
 //! unable to serve is a candidate only if all are. It fails in one way: there is no endpoint at all.
 
 mod choose;
+mod rehearse;
 mod scratch;
 
 use crate::draws::mix;
@@ -17,6 +18,7 @@ use crate::snapshot::{Endpoint, ModelServer};
 use crate::time::Time;
 
 pub use choose::{MAX_ENDPOINTS, Order};
+pub use rehearse::{Again, Role, rehearse};
 pub(crate) use scratch::Fate;
 pub use scratch::Scratch;
 

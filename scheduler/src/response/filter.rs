@@ -12,7 +12,8 @@ use super::events;
 use super::usage::UsageScan;
 use crate::request::ApiForm;
 
-/// Bytes of an unfinished event that are held back. The event in question is below 1 kB.
+/// Bytes of an unfinished event that are held back. The event in question is below 1 kB, and one that is longer than this only passes at once
+/// instead of at its end, so there is nothing here to set or to count.
 const HELD_LIMIT: usize = 16 * 1024;
 
 /// Passes a stream of events on, but for the usage-only event, and reads usage on the way.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
-use super::reports::Own;
+use super::reports::{Own, Reported};
 use super::translate::Described;
 use crate::load::{Fleet, Slot};
 use crate::snapshot::{Endpoint, EndpointId};
@@ -131,19 +131,10 @@ impl Registry {
     }
 
     /// What this process has in flight at every endpoint that anything still refers to.
-    pub(super) fn own(&self) -> impl Iterator<Item = (EndpointId, Own)> {
-        self.slots.iter().filter_map(|(id, slot)| {
-            let slot = slot.upgrade()?;
-            let (requests, tokens) = slot.own();
-            let failures = slot.failures();
-            Some((
-                *id,
-                Own {
-                    requests,
-                    tokens,
-                    failures,
-                },
-            ))
+    pub(super) fn own(&self) -> impl Iterator<Item = (Reported, Own)> {
+        self.slots.iter().flat_map(|(id, slot)| {
+            let slot = slot.upgrade();
+            slot.map_or_else(Vec::new, |slot| own_at(*id, &slot))
         })
     }
 
@@ -183,6 +174,31 @@ fn is(known: &Endpoint, described: &Described) -> bool {
         && known.pod == described.pod
         && known.models == described.models
         && known.kv_capacity_tokens == described.kv_capacity_tokens
+}
+
+/// What this process has in flight at an endpoint: the base model's part and each adapter's.
+fn own_at(id: EndpointId, slot: &Slot) -> Vec<(Reported, Own)> {
+    let (requests, tokens) = slot.own();
+    let mut base = Own {
+        requests,
+        tokens,
+        failures: slot.failures(),
+    };
+    let mut all = Vec::new();
+    for (adapter, requests, tokens) in slot.own_by_adapter() {
+        // The two are read one after the other, and requests end meanwhile.
+        base.requests = base.requests.saturating_sub(requests);
+        base.tokens = base.tokens.saturating_sub(tokens);
+        let failures = 0;
+        let own = Own {
+            requests,
+            tokens,
+            failures,
+        };
+        all.push(((id, adapter), own));
+    }
+    all.push(((id, Box::default()), base));
+    all
 }
 
 #[cfg(test)]

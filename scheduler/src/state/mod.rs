@@ -23,4 +23,7 @@ mod stories;
 mod testing;
 mod translate;
 
+/// The version of the protocol that filters and controllers of this build speak; one may be one off the other either way.
+pub const PROTOCOL_MINOR: u32 = 0;
+
 pub use store::{Applied, Counters, Limits, Store};

@@ -113,7 +113,7 @@ proptest! {
         let mut own = 0;
         for (step, merged, sequence) in steps {
             match step {
-                0 => { slot.begin(1); own += 1; }
+                0 => { slot.begin(None, 1); own += 1; }
                 1 => drop(store.report()),
                 _ => {
                     let echoes = super::testing::echo("me", sequence);

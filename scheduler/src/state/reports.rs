@@ -16,7 +16,10 @@ const MAX_ENTRIES: usize = 4096;
 /// The start of this process never loses its counts: they live as long as it does.
 const EPOCH: u64 = 1;
 
-/// What one endpoint has of this process' requests.
+/// What counts are told apart by: the endpoint, and the adapter asked for (empty = the base model).
+pub(super) type Reported = (EndpointId, Box<str>);
+
+/// What one endpoint has of this process' requests, for the base model or for one adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Own {
     /// Requests in flight.
@@ -34,7 +37,7 @@ pub(super) struct Reports {
     sequence: u64,
     complete: bool,
     max_history: usize,
-    sent: BTreeMap<EndpointId, VecDeque<(u64, Own)>>,
+    sent: BTreeMap<Reported, VecDeque<(u64, Own)>>,
     /// Values forgotten before they were echoed.
     pub(super) forgotten: u64,
 }
@@ -61,16 +64,18 @@ impl Reports {
     }
 
     /// What changed since the last report, if anything did. `now` is every endpoint with a cell, in any order.
-    pub(super) fn next(&mut self, now: impl Iterator<Item = (EndpointId, Own)>) -> Option<proto::Report> {
-        let mut current: BTreeMap<EndpointId, Own> = now.collect();
-        for id in self.sent.keys() {
-            current.entry(*id).or_default();
+    pub(super) fn next(&mut self, now: impl Iterator<Item = (Reported, Own)>) -> Option<proto::Report> {
+        let mut current: BTreeMap<Reported, Own> = now.collect();
+        for of in self.sent.keys() {
+            if !current.contains_key(of) {
+                current.insert(of.clone(), Own::default());
+            }
         }
         let complete = self.complete;
-        let changed: Vec<(EndpointId, Own)> = current
+        let changed: Vec<(Reported, Own)> = current
             .into_iter()
-            .filter(|(id, own)| {
-                let told = self.told(*id);
+            .filter(|(of, own)| {
+                let told = self.told(of);
                 told != *own || complete && *own != Own::default()
             })
             .take(MAX_ENTRIES)
@@ -80,8 +85,8 @@ impl Reports {
         }
         self.complete = false;
         self.sequence += 1;
-        for (id, own) in &changed {
-            self.remember(*id, *own);
+        for (of, own) in &changed {
+            self.remember(of, *own);
         }
         Some(proto::Report {
             origin: self.origin.clone(),
@@ -89,6 +94,7 @@ impl Reports {
             sequence: self.sequence,
             complete,
             in_flight: changed.into_iter().map(entry).collect(),
+            // Nothing is held for want of an endpoint: such a request is answered 503.
             waiting: Vec::new(),
         })
     }
@@ -109,21 +115,28 @@ impl Reports {
         Some(merged)
     }
 
-    /// What the report of this sequence, and those before it, said of an endpoint.
+    /// What the report of this sequence, and those before it, said of an endpoint, all adapters together.
     pub(super) fn at(&self, id: EndpointId, sequence: u64) -> Own {
-        let mut newest_first = self.sent.get(&id).into_iter().flatten().rev();
-        newest_first
-            .find(|(sent, _)| *sent <= sequence)
-            .map_or_else(Own::default, |(_, own)| *own)
+        let mut sum = Own::default();
+        let from = (id, Box::default());
+        for (_, history) in self.sent.range(from..).take_while(|((of, _), _)| *of == id) {
+            let mut newest_first = history.iter().rev();
+            if let Some((_, own)) = newest_first.find(|(sent, _)| *sent <= sequence) {
+                sum.requests = sum.requests.saturating_add(own.requests);
+                sum.tokens = sum.tokens.saturating_add(own.tokens);
+                sum.failures = sum.failures.saturating_add(own.failures);
+            }
+        }
+        sum
     }
 
-    fn told(&self, id: EndpointId) -> Own {
-        let last = self.sent.get(&id).and_then(VecDeque::back);
+    fn told(&self, of: &Reported) -> Own {
+        let last = self.sent.get(of).and_then(VecDeque::back);
         last.map_or_else(Own::default, |(_, own)| *own)
     }
 
-    fn remember(&mut self, id: EndpointId, own: Own) {
-        let history = self.sent.entry(id).or_default();
+    fn remember(&mut self, of: &Reported, own: Own) {
+        let history = self.sent.entry(of.clone()).or_default();
         history.push_back((self.sequence, own));
         if history.len() > self.max_history {
             history.pop_front();
@@ -132,10 +145,10 @@ impl Reports {
     }
 }
 
-fn entry((id, own): (EndpointId, Own)) -> proto::InFlight {
+fn entry(((id, adapter), own): (Reported, Own)) -> proto::InFlight {
     proto::InFlight {
         endpoint: id.0,
-        adapter: String::new(),
+        adapter: adapter.into_string(),
         requests: own.requests,
         tokens: own.tokens,
         failures: own.failures,
@@ -157,6 +170,11 @@ mod tests {
         }
     }
 
+    /// Counts of the base model.
+    fn base(entries: &[(EndpointId, Own)]) -> impl Iterator<Item = (Reported, Own)> {
+        entries.iter().map(|(id, own)| ((*id, "".into()), *own))
+    }
+
     fn echo(sequence: u64) -> [proto::Echo; 1] {
         [proto::Echo {
             origin: "me".into(),
@@ -168,24 +186,51 @@ mod tests {
     #[test]
     fn the_first_report_is_complete_and_the_next_say_what_changed() {
         let mut reports = Reports::new("me".into(), 8);
-        let first = reports.next([(A, own(2)), (B, own(0))].into_iter()).unwrap();
+        let first = reports.next(base(&[(A, own(2)), (B, own(0))])).unwrap();
         assert!(first.complete && first.sequence == 1);
         assert_eq!(first.in_flight.len(), 1, "what is not in a complete report is zero");
-        assert_eq!(reports.next([(A, own(2)), (B, own(0))].into_iter()), None);
-        let second = reports.next([(A, own(2)), (B, own(3))].into_iter()).unwrap();
+        assert_eq!(reports.next(base(&[(A, own(2)), (B, own(0))])), None);
+        let second = reports.next(base(&[(A, own(2)), (B, own(3))])).unwrap();
         assert_eq!((second.sequence, second.in_flight[0].endpoint), (2, B.0));
         reports.reconnected();
-        let third = reports.next([(A, own(2)), (B, own(3))].into_iter()).unwrap();
+        let third = reports.next(base(&[(A, own(2)), (B, own(3))])).unwrap();
         assert!(third.complete && third.in_flight.len() == 2);
+    }
+
+    #[test]
+    fn adapters_are_told_apart_and_taken_off_together() {
+        let mut reports = Reports::new("me".into(), 8);
+        let of = |adapter: &str, requests| ((A, adapter.into()), own(requests));
+        let first = reports.next([of("", 1), of("sql", 2)].into_iter()).unwrap();
+        let told: Vec<_> = first
+            .in_flight
+            .iter()
+            .map(|one| (&*one.adapter, one.requests))
+            .collect();
+        assert_eq!(told, [("", 1), ("sql", 2)]);
+        let second = reports.next([of("", 1)].into_iter()).unwrap();
+        let told: Vec<_> = second
+            .in_flight
+            .iter()
+            .map(|one| (&*one.adapter, one.requests))
+            .collect();
+        assert_eq!(told, [("sql", 0)], "only what changed, and what went");
+        assert_eq!((reports.at(A, 1), reports.at(A, 2)), (own(3), own(1)));
+        reports.echo(&echo(2));
+        assert_eq!(
+            reports.sent.len(),
+            1,
+            "an adapter without requests leaves nothing behind"
+        );
     }
 
     #[test]
     fn an_endpoint_that_went_is_told_to_be_empty_once() {
         let mut reports = Reports::new("me".into(), 8);
-        reports.next([(A, own(1))].into_iter()).unwrap();
-        let gone = reports.next([].into_iter()).unwrap();
+        reports.next(base(&[(A, own(1))])).unwrap();
+        let gone = reports.next(base(&[])).unwrap();
         assert_eq!((gone.in_flight[0].endpoint, gone.in_flight[0].requests), (A.0, 0));
-        assert_eq!(reports.next([].into_iter()), None);
+        assert_eq!(reports.next(base(&[])), None);
         let merged = reports.echo(&echo(2)).unwrap();
         assert_eq!(reports.at(A, merged), Own::default());
         assert!(reports.sent.is_empty(), "nothing is kept of what is settled");
@@ -195,14 +240,18 @@ mod tests {
     fn the_value_at_an_echo_is_the_last_one_sent_until_then() {
         let mut reports = Reports::new("me".into(), 8);
         for requests in [1, 2, 2, 5] {
-            reports.next([(A, own(requests))].into_iter());
+            reports.next(base(&[(A, own(requests))]));
         }
         // Sequences 1, 2 and 3: the third call had nothing to say.
         assert_eq!(reports.at(A, 0), Own::default());
         assert_eq!(reports.at(A, 1), own(1));
         let merged = reports.echo(&echo(2)).unwrap();
         assert_eq!(reports.at(A, merged), own(2));
-        assert_eq!(reports.sent[&A].len(), 2, "what is older than the echo is forgotten");
+        assert_eq!(
+            reports.sent[&(A, "".into())].len(),
+            2,
+            "what is older than the echo is forgotten"
+        );
         assert_eq!(
             reports.echo(&echo(9)),
             None,
@@ -214,8 +263,8 @@ mod tests {
     fn the_history_of_a_controller_that_never_echoes_is_bounded() {
         let mut reports = Reports::new("me".into(), 3);
         for requests in 1..=10 {
-            reports.next([(A, own(requests))].into_iter());
+            reports.next(base(&[(A, own(requests))]));
         }
-        assert_eq!((reports.sent[&A].len(), reports.forgotten), (3, 7));
+        assert_eq!((reports.sent[&(A, "".into())].len(), reports.forgotten), (3, 7));
     }
 }

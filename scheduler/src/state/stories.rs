@@ -116,10 +116,10 @@ fn others_are_the_sum_less_our_part_in_it() {
         NOW,
     );
     let slot = Arc::clone(&store.endpoint(EndpointId(1)).unwrap().slot);
-    slot.begin(10);
-    slot.begin(10);
+    slot.begin(None, 10);
+    slot.begin(None, 10);
     assert_eq!(store.report().unwrap().sequence, 1);
-    slot.begin(10);
+    slot.begin(None, 10);
     let update = testing::update(vec![load("a/s", &[(1, 5, 100)])], false);
     store.apply(&update, &testing::echo("me", 1), NOW);
     // 5 in all, 2 of them ours as of the report merged: 3 of others, and 3 of ours now.
@@ -153,7 +153,7 @@ fn counts_of_others_fade_while_no_controller_is_heard() {
     let update = testing::update(vec![endpoints("a/s", &[1]), load("a/s", &[(1, 8, 80)])], true);
     store.apply(&update, &[], NOW);
     let slot = Arc::clone(&store.endpoint(EndpointId(1)).unwrap().slot);
-    slot.begin(1);
+    slot.begin(None, 1);
     store.disconnected(NOW);
     store.fade(NOW.after(2_500));
     assert_eq!(slot.view(NOW).in_flight, 4 + 1);

@@ -247,7 +247,7 @@ impl World {
         let id = self.pending.len();
         self.pending.push(Pending {
             talk,
-            lease: Some(Lease::begin(endpoint, decision.uncached_tokens)),
+            lease: Some(Lease::begin(endpoint, None, decision.uncached_tokens)),
         });
         if id >= self.workload.requests / 2 {
             self.prompt_tokens += prompt_tokens;
