@@ -29,25 +29,34 @@ chat() { printf '{"model":"%s","messages":[{"role":"user","content":"%s"}]%s}' "
 streamed='"stream":true'
 usage='"stream_options":{"include_usage":true}'
 
+# Longer than two blocks of the cache (128 tokens on a CPU), so that the second of two equal requests finds the first one's.
+long=$(printf 'one two three four five six seven eight %.0s' {1..40})
+
 if [ $details = yes ]; then
-  # The second of two equal requests finds the first one's blocks, if the prompt is longer than a block (128 on a CPU).
-  long=$(printf 'one two three four five six seven eight %.0s' {1..40})
-  record chat-details.json POST /v1/chat/completions "$(chat "$long" ',"max_tokens":2')"
+  record chat-details-cold.json POST /v1/chat/completions "$(chat "$long" ',"max_tokens":2')"
   record chat-details.json POST /v1/chat/completions "$(chat "$long" ',"max_tokens":2')"
   record chat-details.sse POST /v1/chat/completions "$(chat "$long" ",\"max_tokens\":2,$streamed,$usage")"
   record messages-details.json POST /v1/messages "$(chat "$long" ',"max_tokens":2')"
+  record messages-details.sse POST /v1/messages "$(chat "$long" ",\"max_tokens\":2,$streamed")"
+  record responses-details.json POST /v1/responses "{\"model\":\"$model\",\"input\":\"$long\",\"max_output_tokens\":2}"
   exit
 fi
 
 record models.json GET /v1/models
 record chat.json POST /v1/chat/completions "$(chat hello ',"max_tokens":8')"
 record chat.sse POST /v1/chat/completions "$(chat hello ",\"max_tokens\":4,$streamed,$usage")"
+# Early: the page has series for every path and status that has been asked for, and the simulator shows this page.
+record metrics.txt GET /metrics
 record notfound.json POST /v1/chat/completions '{"model":"nope","messages":[{"role":"user","content":"hello"}]}'
 record completions.json POST /v1/completions "{\"model\":\"$model\",\"prompt\":[\"a b\",\"c d\"],\"max_tokens\":4}"
 record completions.sse POST /v1/completions "{\"model\":\"$model\",\"prompt\":\"a b\",\"max_tokens\":4,$streamed,$usage}"
 record responses.json POST /v1/responses "{\"model\":\"$model\",\"input\":\"hello\",\"max_output_tokens\":16}"
+record responses-cached.json POST /v1/responses "{\"model\":\"$model\",\"input\":\"$long\",\"max_output_tokens\":2}"
+record responses-cached.json POST /v1/responses "{\"model\":\"$model\",\"input\":\"$long\",\"max_output_tokens\":2}"
 record responses.sse POST /v1/responses "{\"model\":\"$model\",\"input\":\"hello\",\"max_output_tokens\":16,$streamed}"
 record messages.json POST /v1/messages "$(chat hello ',"max_tokens":4')"
+record messages-cached.json POST /v1/messages "$(chat "$long" ',"max_tokens":2')"
+record messages-cached.json POST /v1/messages "$(chat "$long" ',"max_tokens":2')"
 record messages.sse POST /v1/messages "$(chat hello ",\"max_tokens\":4,$streamed")"
 record messages-notfound.json POST /v1/messages '{"model":"nope","max_tokens":4,"messages":[{"role":"user","content":"hello"}]}'
 record messages-invalid.json POST /v1/messages "{\"model\":\"$model\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}"
@@ -61,4 +70,3 @@ record too-long.json POST /v1/completions "{\"model\":\"$model\",\"prompt\":\"a\
 record stream-options.json POST /v1/chat/completions "$(chat hello ",$usage")"
 record no-path.json POST /v1/nothing '{}'
 record no-method.json GET /v1/chat/completions
-record metrics.txt GET /metrics

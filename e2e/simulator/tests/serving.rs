@@ -245,10 +245,11 @@ async fn mistakes_are_told_in_the_form_of_the_api() {
         (openai.status.as_u16(), &openai.json()["error"]["code"]),
         (400, &json!(400))
     );
-    let anthropic = fleet.post(1, "/v1/messages", "{}").await;
+    let nope = r#"{"model":"nope","max_tokens":1,"messages":[{"role":"user","content":"x"}]}"#;
+    let anthropic = fleet.post(1, "/v1/messages", nope).await;
     assert_eq!(
         (anthropic.status.as_u16(), &anthropic.json()["type"]),
-        (400, &json!("error"))
+        (404, &json!("error"))
     );
     assert_eq!(fleet.post(1, "/v1/nothing", "{}").await.status, 404);
     assert_eq!(fleet.get(1, "/v1/chat/completions").await.status, 405);

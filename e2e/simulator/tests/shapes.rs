@@ -1,7 +1,7 @@
 //! The simulator's answers have the shape of those that a real vLLM gave: keys in their order, types, events, series.
 //!
-//! `record.sh` makes the recordings, by the same requests. A case without a recording is listed as unverified; the list
-//! must be true, so that a new recording is compared from the day it is there.
+//! `record.sh` makes the recordings, by the same requests. Every case has one; what of the simulator nobody has recorded is listed in
+//! `recordings/README.md`.
 
 #![allow(
     clippy::unwrap_used,
@@ -128,41 +128,29 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("no-method.json", "GET", "/v1/chat/completions", ""),
 ];
 
-/// Requests of `record.sh --details`, each made twice where caching is what is looked at.
+/// Requests whose prompt is in the cache, without and with details of usage: file, path, what the body has beside the prompt.
+const CACHED: &[(&str, &str, &str)] = &[
+    ("messages-cached.json", "/v1/messages", r#""max_tokens":2"#),
+    ("responses-cached.json", "/v1/responses", r#""max_output_tokens":2"#),
+];
 const DETAILS: &[(&str, &str, &str)] = &[
-    ("chat-details.json", "/v1/chat/completions", ""),
+    ("chat-details.json", "/v1/chat/completions", r#""max_tokens":2"#),
     (
         "chat-details.sse",
         "/v1/chat/completions",
-        r#","stream":true,"stream_options":{"include_usage":true}"#,
+        r#""max_tokens":2,"stream":true,"stream_options":{"include_usage":true}"#,
     ),
-    ("messages-details.json", "/v1/messages", ""),
+    ("messages-details.json", "/v1/messages", r#""max_tokens":2"#),
+    (
+        "messages-details.sse",
+        "/v1/messages",
+        r#""max_tokens":2,"stream":true"#,
+    ),
+    ("responses-details.json", "/v1/responses", r#""max_output_tokens":2"#),
 ];
 
-/// Cases that nobody has recorded yet.
-const UNVERIFIED: &[&str] = &[
-    "completions.json",
-    "completions.sse",
-    "responses.json",
-    "responses.sse",
-    "messages.json",
-    "messages.sse",
-    "messages-notfound.json",
-    "messages-invalid.json",
-    "tokenize.json",
-    "version.json",
-    "bad-json.json",
-    "bad-type.json",
-    "missing-field.json",
-    "bad-limit.json",
-    "too-long.json",
-    "stream-options.json",
-    "no-path.json",
-    "no-method.json",
-    "chat-details.json",
-    "chat-details.sse",
-    "messages-details.json",
-];
+/// As the server with details was started.
+const WITH_DETAILS: &str = "profile=test-nodelay,model=tiny,block_size=128,max_model_len=2048";
 
 /// As the recorded server was started.
 const LIKE_THE_RECORDED: &str = "profile=test-nodelay,model=tiny,block_size=128,kv_tokens=1048576,max_model_len=2048,\
@@ -172,16 +160,11 @@ fn recorded(name: &str) -> Option<String> {
     std::fs::read_to_string(format!("{}/recordings/{name}", env!("CARGO_MANIFEST_DIR"))).ok()
 }
 
-/// The recording of a case; none if the case is listed as unverified, and only then.
-fn recording(name: &str) -> Option<String> {
-    let recording = recorded(name);
-    let listed = UNVERIFIED.contains(&name);
-    assert_ne!(
-        recording.is_some(),
-        listed,
-        "{name}: take it from UNVERIFIED when it is recorded, or record it"
-    );
-    recording
+/// The recording of a case: every case has one.
+#[track_caller]
+fn recording(name: &str) -> String {
+    recorded(name)
+        .unwrap_or_else(|| panic!("{name} is not recorded: add it to record.sh and run e2e/tools/real-vllm record"))
 }
 
 /// What is left of a JSON text without its values: keys in order, types, lists of equal entries as one.
@@ -302,7 +285,7 @@ fn assert_same_answer(name: &str, answer: &Answer, recording: &str) {
 async fn answers_look_as_recorded() {
     let fleet = start(&[(LIKE_THE_RECORDED, 1)]).await;
     for (name, method, path, body) in CASES {
-        let Some(recording) = recording(name) else { continue };
+        let recording = recording(name);
         let answer = if *method == "GET" {
             fleet.get(1, path).await
         } else {
@@ -312,16 +295,59 @@ async fn answers_look_as_recorded() {
     }
 }
 
-#[tokio::test]
-async fn details_of_usage_look_as_recorded() {
-    let fleet = start(&[("profile=test-nodelay,model=tiny,block_size=128,max_model_len=2048", 1)]).await;
-    let prompt = "one two three four five six seven eight ".repeat(40);
-    for (name, path, more) in DETAILS {
-        let Some(recording) = recording(name) else { continue };
-        let request = chat(&prompt, &format!(r#","model":"tiny","max_tokens":2{more}"#));
-        fleet.post(1, path, request.clone()).await;
-        assert_same_answer(name, &fleet.post(1, path, request).await, &recording);
+/// Longer than two blocks.
+fn long_prompt() -> String {
+    "one two three four five six seven eight ".repeat(40)
+}
+
+/// A request with the long prompt, as the path wants it.
+fn long_request(path: &str, more: &str) -> String {
+    let mut request: Value = serde_json::from_str(&format!("{{{more}}}")).unwrap();
+    request["model"] = "tiny".into();
+    match path {
+        "/v1/responses" => request["input"] = long_prompt().into(),
+        _ => request["messages"] = serde_json::json!([{"role": "user", "content": long_prompt()}]),
     }
+    request.to_string()
+}
+
+/// What a usage says of the cache, by the paths of the fields: zero or more. `Null` where the field is not there.
+fn cache_counts(answer: &str) -> Vec<(&'static str, Option<bool>)> {
+    let line = answer.lines().rfind(|line| line.contains("\"usage\":{")).unwrap();
+    let value: Value = serde_json::from_str(line.trim_start_matches("data: ")).unwrap();
+    [
+        "/usage/prompt_tokens_details/cached_tokens",
+        "/usage/prompt_tokens_details/created_cache_tokens",
+        "/usage/input_tokens_details/cached_tokens",
+        "/usage/cache_read_input_tokens",
+        "/usage/cache_creation_input_tokens",
+    ]
+    .into_iter()
+    .map(|path| (path, value.pointer(path).and_then(Value::as_u64).map(|count| count > 0)))
+    .collect()
+}
+
+#[tokio::test]
+async fn usage_of_a_cached_prompt_looks_as_recorded() {
+    for (figures, cases) in [(LIKE_THE_RECORDED, CACHED), (WITH_DETAILS, DETAILS)] {
+        let fleet = start(&[(figures, 1)]).await;
+        for (name, path, more) in cases {
+            let (request, recording) = (long_request(path, more), recording(name));
+            fleet.post(1, path, request.clone()).await;
+            let answer = fleet.post(1, path, request).await;
+            assert_same_answer(name, &answer, &recording);
+            assert_eq!(cache_counts(answer.text()), cache_counts(&recording), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn usage_of_a_new_prompt_looks_as_recorded() {
+    let fleet = start(&[(WITH_DETAILS, 1)]).await;
+    let (path, recording) = ("/v1/chat/completions", recording("chat-details-cold.json"));
+    let answer = fleet.post(1, path, long_request(path, r#""max_tokens":2"#)).await;
+    assert_same_answer("chat-details-cold.json", &answer, &recording);
+    assert_eq!(cache_counts(answer.text()), cache_counts(&recording));
 }
 
 #[tokio::test]
@@ -330,10 +356,7 @@ async fn an_unknown_model_is_refused_in_the_recorded_words() {
     let answer = fleet
         .post(1, "/v1/chat/completions", chat("hello", r#","model":"nope""#))
         .await;
-    assert_eq!(
-        Some(answer.text()),
-        recording("notfound.json").as_deref().map(str::trim)
-    );
+    assert_eq!(answer.text(), recording("notfound.json").trim());
 }
 
 /// A page of metrics without its values.
@@ -354,7 +377,7 @@ async fn metrics_have_the_names_types_help_and_labels_of_the_recorded_ones() {
     let fleet = start(&[(LIKE_THE_RECORDED, 1)]).await;
     fleet.post(1, "/v1/chat/completions", chat("hello", "")).await;
     let answer = fleet.get(1, "/metrics").await;
-    let recorded = recording("metrics.txt").unwrap();
+    let recorded = recording("metrics.txt");
     assert_eq!(series(answer.text()), series(&recorded));
     assert!(
         answer.body.len().abs_diff(recorded.len()) < recorded.len() / 20,

@@ -6,10 +6,13 @@
 //!                      -> Envoy -> kthena-ext-proc <- state -> (kthena-controller observes the fleet)
 //! ```
 //!
+//! [`engines`] is the exception: it measures what decisions are worth on engines that run already.
+//!
 //! What must always hold: everything that is compared runs in the same minutes on the same machine, in turn; CPU is what the kernel
 //! charged to a process, never a share of wall time; an answer that is not the one expected is an error and the run fails.
 //! Absolute figures belong to the machine they were measured on: ratios are what carries over.
 
+pub mod engines;
 pub mod load;
 pub mod memory;
 pub mod meter;

@@ -1,13 +1,14 @@
 //! `kthena-bench`: what Kthena costs on this machine; `make bench` builds what it needs and runs it.
 
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use kthena_e2e::bench::report::{self, Verdict};
-use kthena_e2e::bench::{memory, path, scrape};
+use kthena_e2e::bench::{engines, memory, path, scrape};
 
 /// Measures what Kthena costs, side by side with doing without it. Absolute figures are those of this machine; ratios count.
 #[derive(Debug, Parser)]
@@ -25,6 +26,8 @@ enum Measure {
     Memory(MemoryFlags),
     /// CPU of kthena-controller while it watches a fleet.
     Scrape(ScrapeFlags),
+    /// Hits and times to first token on vLLM servers that run already: the default profile beside random choice.
+    Engines(EnginesFlags),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +86,55 @@ struct ScrapeFlags {
     endpoints: u8,
 }
 
+#[derive(Debug, Args)]
+struct EnginesFlags {
+    /// Where an engine listens, an IPv4 address and a port; once for each engine, all at the same port.
+    #[arg(long = "endpoint", required = true)]
+    endpoints: Vec<SocketAddrV4>,
+    /// The name under which the engines serve the model.
+    #[arg(long)]
+    model: String,
+    /// How often each profile is measured, in turn.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// Conversations of one profile at one time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    conversations: u16,
+    /// Questions of a conversation.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    turns: u16,
+    /// Bytes of a question; with all before it, it has to fit into the model's context.
+    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    question_bytes: u32,
+    /// Tokens of an answer.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    answer_tokens: u32,
+    /// Seconds from an answer to the next question.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    pause: f64,
+    /// Where all text comes from, to repeat a run on engines that were restarted; the time of day when left out.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl EnginesFlags {
+    fn settings(self) -> engines::Settings {
+        let today = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        engines::Settings {
+            endpoints: self.endpoints,
+            model: self.model,
+            rounds: self.rounds.into(),
+            conversations: self.conversations.into(),
+            turns: self.turns.into(),
+            question_bytes: self.question_bytes as usize,
+            answer_tokens: self.answer_tokens,
+            pause: Duration::from_secs_f64(self.pause),
+            // A run takes some seconds at least, and has fewer questions than there are microseconds in it.
+            seed: self.seed.unwrap_or_else(|| today().as_micros() as u64),
+        }
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.ok_or_else(|| "give seconds from 0.1 to 3600".to_owned())
@@ -139,6 +191,11 @@ async fn measure(measure: Measure) -> Result<u64> {
             };
             tell(&scrape::run(&settings).await?);
             Ok(0)
+        }
+        Measure::Engines(flags) => {
+            let rows = engines::run(&flags.settings()).await?;
+            print!("{}", engines::table(&rows));
+            Ok(rows.iter().map(|row| row.figures.lost as u64).sum())
         }
     }
 }

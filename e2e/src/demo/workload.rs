@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::openai::Message;
+use crate::prose::text;
 
 /// Turns of a conversation.
 pub(super) const TURNS: usize = 6;
@@ -30,15 +31,6 @@ const APPLICATIONS: usize = 4;
 
 /// Bytes to a token, the usual rule of thumb and that of the simulated engines.
 const TOKEN_BYTES: usize = 4;
-
-const WORDS: [&str; 64] = [
-    "river", "stone", "market", "letter", "window", "garden", "engine", "winter", "copper", "signal", "harbor",
-    "method", "forest", "paper", "silver", "number", "bridge", "record", "summer", "valley", "kernel", "matrix",
-    "branch", "vector", "planet", "candle", "mirror", "violin", "ladder", "basket", "anchor", "meadow", "orchard",
-    "turbine", "compass", "lantern", "pattern", "cabinet", "journey", "station", "library", "mineral", "current",
-    "quarter", "journal", "picture", "chapter", "climate", "measure", "balance", "texture", "voltage", "gravity",
-    "element", "feather", "fabric", "ribbon", "saddle", "timber", "marble", "pepper", "walnut", "thunder", "glacier",
-];
 
 /// One conversation, before anybody has answered.
 #[derive(Clone, Debug)]
@@ -103,24 +95,6 @@ impl Workload {
     pub(super) fn shift(number: usize, profile: usize, profiles: usize) -> Duration {
         EVERY / profiles.max(1) as u32 * ((number + profile) % profiles.max(1)) as u32
     }
-}
-
-/// Words in an order that depends on the seed, exactly this many bytes.
-fn text(seed: u64, bytes: usize) -> String {
-    let mut state = seed;
-    let mut text = String::with_capacity(bytes + 8);
-    while text.len() < bytes {
-        // SplitMix64 (Steele, Lea and Flood 2014).
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
-        text.push_str(WORDS[(mixed % WORDS.len() as u64) as usize]);
-        text.push(' ');
-    }
-    text.truncate(bytes);
-    text
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::binaries::binary;
 use super::manifests;
 use super::program::{Program, Ready};
 use crate::client::{Answer, Ask, Client};
+use crate::exposition;
 use crate::ports::Reserved;
 use crate::process::Launch;
 
@@ -102,13 +103,7 @@ impl PromptTokens {
     /// Reads them from a page of vLLM's metrics, summed over label sets.
     #[must_use]
     pub fn parse(page: &str) -> Self {
-        let sum = |name: &str| -> f64 {
-            page.lines()
-                .filter_map(|line| line.strip_prefix(name))
-                .filter(|rest| rest.starts_with(['{', ' ']))
-                .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-                .sum()
-        };
+        let sum = |name| exposition::sum(page, name).unwrap_or_default();
         Self {
             total: sum("vllm:prompt_tokens_total"),
             cached: sum("vllm:prompt_tokens_cached_total"),
@@ -126,10 +121,10 @@ impl PromptTokens {
     }
 }
 
-/// A running fleet, or one that was killed and can be started again.
+/// A running fleet, or one that was killed and can be started again. A fleet without groups is no program at all.
 #[derive(Debug)]
 pub struct Fleet {
-    program: Program,
+    program: Option<Program>,
     groups: Vec<Group>,
     port: Reserved,
     control: Client,
@@ -171,8 +166,12 @@ impl Fleet {
             at: control_port.address(),
             path: "/endpoints",
         };
+        let program = match groups.is_empty() {
+            true => None,
+            false => Some(Program::start(launch, ready).await?),
+        };
         Ok(Self {
-            program: Program::start(launch, ready).await?,
+            program,
             groups,
             control: Client::http1(control_port.address()),
             port,
@@ -218,8 +217,11 @@ impl Fleet {
     }
 
     /// The program, to kill and restart the whole fleet.
-    pub fn program(&mut self) -> &mut Program {
-        &mut self.program
+    ///
+    /// # Errors
+    /// When the fleet has no groups.
+    pub fn program(&mut self) -> Result<&mut Program> {
+        self.program.as_mut().context("there are no simulated model servers")
     }
 
     /// Switches a fault on, on these model servers; on all when none is named. It has taken effect when this returns.
@@ -340,12 +342,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompt_tokens_are_summed_over_label_sets_and_told_from_their_like() {
-        let page = "# TYPE vllm:prompt_tokens_total counter\n\
-                    vllm:prompt_tokens_total{engine=\"0\",model_name=\"a b\"} 1000.0\n\
-                    vllm:prompt_tokens_total{engine=\"1\",model_name=\"a b\"} 24.0\n\
-                    vllm:prompt_tokens_total_more{engine=\"0\"} 7.0\n\
-                    vllm:prompt_tokens_cached_total{engine=\"0\",model_name=\"a b\"} 2.56e2\n";
+    fn the_hit_share_is_what_was_cached_of_all_prompt_tokens() {
+        let page =
+            "vllm:prompt_tokens_total{engine=\"0\"} 1024.0\nvllm:prompt_tokens_cached_total{engine=\"0\"} 2.56e2\n";
         let tokens = PromptTokens::parse(page);
         assert_eq!(
             tokens,

@@ -95,6 +95,12 @@ pub fn model_server(name: &str, model: &str, port: u16) -> Value {
     })
 }
 
+/// The Envoy cluster that the controller makes of a ModelServer of the namespace `default`.
+#[must_use]
+pub fn cluster(server: &str, port: u16) -> String {
+    format!("model-server/default/{server}/{port}")
+}
+
 /// A ModelRoute in the namespace `default` that sends all requests for a model to one ModelServer.
 #[must_use]
 pub fn model_route(name: &str, model: &str, server: &str) -> Value {

@@ -62,6 +62,9 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 /// The manifest file of the routes.
 pub const ROUTES: &str = "routes.yaml";
 
+/// The manifest file of [`Options::further`].
+pub const FURTHER: &str = "further.yaml";
+
 /// A part that can be killed and restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -105,6 +108,9 @@ impl System {
             manifests.write(&format!("{}.yaml", group.name), &fleet.manifests(&group.name))?;
         }
         manifests.write(ROUTES, &options.routes)?;
+        if !options.further.is_empty() {
+            manifests.write(FURTHER, &options.further)?;
+        }
         let controller = services::start_controller(&options, folder, &manifests).await?;
         let mut ext_procs = Vec::new();
         for number in 0..options.ext_procs {
@@ -228,7 +234,7 @@ impl System {
     /// When there is no such part or the system refuses.
     pub fn kill(&mut self, part: Part) -> Result<()> {
         match part {
-            Part::Fleet => self.fleet.program().kill(),
+            Part::Fleet => self.fleet.program()?.kill(),
             Part::Controller => self.controller.program.kill(),
             Part::ExtProc(number) => self.ext_proc(number)?.kill(),
             Part::Envoy => {
@@ -244,7 +250,7 @@ impl System {
     /// When it is not ready in time; the error shows the end of its log.
     pub async fn restart(&mut self, part: Part) -> Result<()> {
         match part {
-            Part::Fleet => self.fleet.program().restart().await,
+            Part::Fleet => self.fleet.program()?.restart().await,
             Part::Controller => self.controller.program.restart().await,
             Part::ExtProc(number) => self.ext_proc(number)?.restart().await,
             Part::Envoy => {
@@ -285,7 +291,7 @@ impl System {
     /// The Envoy cluster of a group of the fleet.
     #[must_use]
     pub fn cluster(&self, group: &str) -> String {
-        format!("model-server/default/{group}/{}", self.fleet.port())
+        manifests::cluster(group, self.fleet.port())
     }
 
     async fn wait_settled(&self, options: &Options) -> Result<()> {

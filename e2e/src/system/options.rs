@@ -15,6 +15,8 @@ pub struct Options {
     pub groups: Vec<Group>,
     /// The ModelRoutes.
     pub routes: Vec<Value>,
+    /// Further objects, such as ModelServers and Pods of engines that run already.
+    pub further: Vec<Value>,
     /// A factor on all times of the fleet.
     pub time_scale: f64,
     /// The scheduler configuration file, as YAML; empty for the defaults.
@@ -62,6 +64,7 @@ impl Default for Options {
         Self {
             groups: Vec::new(),
             routes: Vec::new(),
+            further: Vec::new(),
             time_scale: 1.0,
             scheduler_config: String::new(),
             ext_procs: 2,

@@ -1,8 +1,14 @@
-//! Errors as vLLM words them: an OpenAI error object, or Anthropic's envelope on `/v1/messages`.
+//! Errors as vLLM words them.
+//!
+//! There are three forms. What the web server itself refuses (paths, methods) is a `detail`; a body that does not validate is an OpenAI
+//! error object, on every path; what the API refuses is an OpenAI error object, or Anthropic's envelope on `/v1/messages`.
+
+use std::fmt::Display;
 
 use http::StatusCode;
 
 use super::json::{Json, object};
+use super::request::Form;
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,17 +17,39 @@ pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     kind: &'static str,
     message: String,
-    param: Option<&'static str>,
+    param: Option<String>,
+    by: By,
+}
+
+/// Who refuses a request, which decides about the form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Server,
+    Validation,
+    Api,
 }
 
 impl ApiError {
-    /// The body is not JSON, or a field is missing or of the wrong type.
-    pub(crate) fn malformed(message: impl Into<String>) -> Self {
+    /// The body is not JSON, or a field is missing or of the wrong type; `place` is `body` and what leads there: `body.model`.
+    pub(crate) fn malformed(place: impl Into<String>, message: impl Display) -> Self {
+        let place = place.into();
         Self {
             status: StatusCode::BAD_REQUEST,
             kind: "Bad Request",
-            message: message.into(),
+            message: format!("1 validation error:\n  {{'loc': '{place}', 'msg': '{message}'}}"),
+            param: Some(place),
+            by: By::Validation,
+        }
+    }
+
+    /// Something that should be a list is of this other type, in the words of vLLM's Python.
+    pub(crate) fn not_iterable(python_type: &str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "BadRequestError",
+            message: format!("'{python_type}' object is not iterable"),
             param: None,
+            by: By::Api,
         }
     }
 
@@ -31,7 +59,8 @@ impl ApiError {
             status: StatusCode::BAD_REQUEST,
             kind: "BadRequestError",
             message: message.into(),
-            param: Some(param),
+            param: Some(param.to_owned()),
+            by: By::Api,
         }
     }
 
@@ -44,7 +73,8 @@ impl ApiError {
                 "The model `{name}` does not exist. Valid aliases: {}.",
                 aliases.join(", ")
             ),
-            param: Some("model"),
+            param: Some("model".to_owned()),
+            by: By::Api,
         }
     }
 
@@ -56,6 +86,7 @@ impl ApiError {
             kind: reason,
             message: reason.to_owned(),
             param: None,
+            by: By::Server,
         }
     }
 
@@ -66,18 +97,19 @@ impl ApiError {
             kind: "InternalServerError",
             message: message.to_owned(),
             param: None,
+            by: By::Api,
         }
     }
 
-    /// As an OpenAI error object.
-    pub(crate) fn to_openai(&self) -> Json {
-        object! {"error": object! {
-            "message": self.message.as_str(), "type": self.kind, "param": self.param, "code": self.status.as_u16()
-        }}
-    }
-
-    /// As Anthropic's error envelope.
-    pub(crate) fn to_anthropic(&self) -> Json {
-        object! {"type": "error", "error": object! {"type": self.kind, "message": self.message.as_str()}}
+    /// The body of the answer.
+    pub(crate) fn body(&self, form: Form) -> Json {
+        let (kind, message) = (self.kind, self.message.as_str());
+        match (self.by, form) {
+            (By::Server, _) => object! {"detail": message},
+            (By::Api, Form::Messages) => object! {"type": "error", "error": object! {"type": kind, "message": message}},
+            (By::Api | By::Validation, _) => object! {"error": object! {
+                "message": message, "type": kind, "param": self.param.clone(), "code": self.status.as_u16()
+            }},
+        }
     }
 }

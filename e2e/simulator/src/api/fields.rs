@@ -11,9 +11,22 @@ pub(crate) type Fields = Map<String, Value>;
 pub(crate) fn object(body: &[u8]) -> Result<Fields, ApiError> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ApiError::malformed("Input should be a valid dictionary, at body")),
-        Err(error) => Err(ApiError::malformed(format!("JSON decode error, at body: {error}"))),
+        Ok(_) => Err(ApiError::malformed("body", "Input should be a valid dictionary")),
+        Err(error) => {
+            let place = format!("body.{}", offset(body, &error));
+            Err(ApiError::malformed(place, format!("JSON decode error: {error}")))
+        }
     }
+}
+
+/// At which byte, from 0 on, a body stops being JSON.
+fn offset(body: &[u8], error: &serde_json::Error) -> usize {
+    if error.is_eof() {
+        return body.len();
+    }
+    let lines = body.split_inclusive(|byte| *byte == b'\n');
+    let before: usize = lines.take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    (before + error.column()).saturating_sub(1)
 }
 
 fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a Value> {
@@ -21,12 +34,24 @@ fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a Value> {
 }
 
 fn wrong_type(name: &str, expected: &str) -> ApiError {
-    ApiError::malformed(format!("Input should be a valid {expected}, at body.{name}"))
+    ApiError::malformed(format!("body.{name}"), format!("Input should be a valid {expected}"))
+}
+
+fn python_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "NoneType",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float",
+        Value::Number(_) => "int",
+        Value::String(_) => "str",
+        Value::Array(_) => "list",
+        Value::Object(_) => "dict",
+    }
 }
 
 /// A field that must be there.
 pub(crate) fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Value, ApiError> {
-    present(fields, name).ok_or_else(|| ApiError::malformed(format!("Field required, at body.{name}")))
+    present(fields, name).ok_or_else(|| ApiError::malformed(format!("body.{name}"), "Field required"))
 }
 
 /// A string, if it is there.
@@ -38,14 +63,14 @@ pub(crate) fn string<'a>(fields: &'a Fields, name: &str) -> Result<Option<&'a st
     }
 }
 
-/// A list that must be there and have entries.
+/// A list that must be there and have entries. That another type is refused by Python, not by validation, is recorded of chat.
 pub(crate) fn entries<'a>(fields: &'a Fields, name: &'static str) -> Result<&'a [Value], ApiError> {
     match required(fields, name)? {
         Value::Array(entries) if entries.is_empty() => {
             Err(ApiError::invalid(name, format!("`{name}` must not be empty")))
         }
         Value::Array(entries) => Ok(entries),
-        _ => Err(wrong_type(name, "list")),
+        other => Err(ApiError::not_iterable(python_type(other))),
     }
 }
 

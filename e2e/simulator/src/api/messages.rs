@@ -13,13 +13,15 @@ fn stop_reason(finish: FinishReason) -> &'static str {
     }
 }
 
-/// Cached tokens are told only where details are on; Anthropic counts them apart from `input_tokens`, vLLM within.
+/// What the cache gave and got is told only where details are on, and then it is not among the `input_tokens`.
 fn usage_of(heading: &Heading, usage: Usage) -> Json {
-    let told = object! {"input_tokens": usage.prompt, "output_tokens": usage.completion};
-    if heading.details {
-        told.with("cache_read_input_tokens", usage.cached)
-    } else {
-        told
+    if !heading.details {
+        return object! {"input_tokens": usage.prompt, "output_tokens": usage.completion};
+    }
+    let created = usage.created(heading);
+    object! {
+        "input_tokens": usage.prompt.saturating_sub(usage.cached + created), "output_tokens": usage.completion,
+        "cache_creation_input_tokens": created, "cache_read_input_tokens": usage.cached,
     }
 }
 
@@ -83,7 +85,7 @@ impl StreamForm for Stream {
             &object! {"type": "content_block_stop", "index": 0u32},
         );
         let delta = object! {
-            "type": "message_delta", "delta": object! {"stop_reason": stop_reason(self.finish)},
+            "type": "message_delta", "delta": object! {"stop_reason": stop_reason(self.finish), "stop_sequence": NULL},
             "usage": usage_of(&self.heading, usage),
         };
         push_event(out, "message_delta", &delta);

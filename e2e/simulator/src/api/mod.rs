@@ -43,6 +43,8 @@ pub(crate) struct Heading {
     pub(crate) limit: u32,
     /// Whether usage says how many prompt tokens were cached.
     pub(crate) details: bool,
+    /// Tokens of a block, as only whole blocks are written to the cache.
+    pub(crate) block_size: u32,
 }
 
 /// Tokens, as the client is told of them.
@@ -57,13 +59,14 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// The `prompt_tokens_details`, which is null unless details are on.
+    /// Prompt tokens that were computed and written to the cache; of several prompts in one request, about so many.
+    fn created(self, heading: &Heading) -> u32 {
+        (self.prompt - self.prompt % heading.block_size.max(1)).saturating_sub(self.cached)
+    }
+
+    /// What `prompt_tokens_details` begins with.
     fn details(self, heading: &Heading) -> Json {
-        if heading.details {
-            object! {"cached_tokens": self.cached}
-        } else {
-            NULL
-        }
+        object! {"cached_tokens": self.cached, "created_cache_tokens": self.created(heading)}
     }
 
     /// As chat and completions tell it in a stream, where details are absent unless they are on.
@@ -79,11 +82,15 @@ impl Usage {
         }
     }
 
-    /// As chat and completions tell it in a plain answer.
+    /// As chat and completions tell it in a plain answer, where details are null unless they are on.
     fn plain(self, heading: &Heading) -> Json {
+        let details = match heading.details {
+            true => self.details(heading).with("multimodal_tokens", NULL),
+            false => NULL,
+        };
         object! {
             "prompt_tokens": self.prompt, "total_tokens": self.prompt + self.completion,
-            "completion_tokens": self.completion, "prompt_tokens_details": self.details(heading),
+            "completion_tokens": self.completion, "prompt_tokens_details": details,
             "completion_tokens_details": NULL,
         }
     }

@@ -38,7 +38,8 @@ fn push_content(content: &Value, tokens: &mut Vec<Token>) {
 fn push_message(message: &Value, tokens: &mut Vec<Token>) -> Result<(), ApiError> {
     let Value::Object(fields) = message else {
         return Err(ApiError::malformed(
-            "Input should be a valid dictionary, at body.messages",
+            "body.messages",
+            "Input should be a valid dictionary",
         ));
     };
     let role = fields::string(fields, "role")?;
@@ -98,15 +99,16 @@ fn one(name: &'static str, value: &Value) -> Result<Vec<Token>, ApiError> {
             Ok(tokens)
         }
         Value::Array(ids) => token_ids(name, ids),
-        _ => Err(ApiError::malformed(format!(
-            "Input should be a valid string or list of integers, at body.{name}"
-        ))),
+        _ => Err(ApiError::malformed(
+            format!("body.{name}"),
+            "Input should be a valid string or list of integers",
+        )),
     }
 }
 
 fn token_ids(name: &'static str, ids: &[Value]) -> Result<Vec<Token>, ApiError> {
     let id = |value: &Value| value.as_u64().and_then(|id| Token::try_from(id).ok());
-    let wrong = || ApiError::malformed(format!("Input should be a valid token id, at body.{name}"));
+    let wrong = || ApiError::malformed(format!("body.{name}"), "Input should be a valid token id");
     ids.iter().map(|value| id(value).ok_or_else(wrong)).collect()
 }
 

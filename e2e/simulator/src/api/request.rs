@@ -217,6 +217,12 @@ fn limit(
     server: &ModelServer,
 ) -> Result<(u32, FinishReason), ApiError> {
     let most = server.max_model_len;
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
+        let message = format!(
+            "max_tokens={wanted} cannot be greater than max_model_len={most}. Please request fewer output tokens."
+        );
+        return Err(ApiError::invalid("max_tokens", message));
+    }
     let room = u32::try_from(prompt_tokens)
         .ok()
         .and_then(|tokens| most.checked_sub(tokens));
@@ -252,7 +258,7 @@ mod tests {
 
     fn message(form: Form, body: &str) -> String {
         let error: serde_json::Value =
-            serde_json::from_str(&read(form, body).unwrap_err().to_openai().to_text()).unwrap();
+            serde_json::from_str(&read(form, body).unwrap_err().body(form).to_text()).unwrap();
         error["error"]["message"].as_str().unwrap().to_owned()
     }
 
@@ -284,12 +290,18 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_body_is_said() {
-        assert!(message(Form::Chat, "{").starts_with("JSON decode error"));
+        assert!(message(Form::Chat, "{").contains("'body.1', 'msg': 'JSON decode error"));
+        assert!(message(Form::Chat, "{\n \"a\": }").contains("'body.8'"));
         assert!(message(Form::Chat, "[]").contains("valid dictionary"));
-        assert!(message(Form::Chat, "{}").contains("Field required, at body.messages"));
+        assert!(message(Form::Chat, "{}").contains("'body.messages', 'msg': 'Field required'"));
         assert!(message(Form::Chat, r#"{"messages":[]}"#).contains("must not be empty"));
         assert!(message(Form::Completions, r#"{"prompt":"x","max_tokens":0}"#).contains("at least 1"));
         assert!(message(Form::Completions, r#"{"prompt":"x","max_tokens":4096}"#).contains("maximum context length"));
+        assert!(message(Form::Completions, r#"{"prompt":"x","max_tokens":5000}"#).contains("max_model_len=4096"));
+        assert_eq!(
+            message(Form::Chat, r#"{"messages":"x"}"#),
+            "'str' object is not iterable"
+        );
         assert!(message(Form::Messages, r#"{"messages":[{"role":"user"}]}"#).contains("body.max_tokens"));
         assert!(message(Form::Completions, r#"{"prompt":"x","n":5000}"#).contains("2048"));
         assert!(

@@ -14,22 +14,33 @@ fn status(finish: FinishReason) -> (&'static str, Json) {
     }
 }
 
-fn part(text: &str) -> Json {
-    object! {"annotations": Vec::<Json>::new(), "text": text, "type": "output_text", "logprobs": NULL}
+/// A part of an item; what it says of log probabilities depends on where it is shown.
+fn part(text: &str, logprobs: Json) -> Json {
+    object! {"annotations": Vec::<Json>::new(), "text": text, "type": "output_text", "logprobs": logprobs}
 }
 
 fn item(heading: &Heading, status: &str, content: Vec<Json>) -> Json {
     object! {
         "id": format!("msg_{}", heading.id), "content": content, "role": "assistant", "status": status,
-        "type": "message",
+        "type": "message", "phase": NULL,
     }
 }
 
-fn usage_of(heading: &Heading, usage: Usage) -> Json {
-    let cached = if heading.details { usage.cached } else { 0 };
+/// Here cached tokens are told whether details are on or not.
+fn usage_of(usage: Usage) -> Json {
+    // Turns are counted where a model calls tools by itself.
+    let no_turns = Vec::<Json>::new;
     object! {
-        "input_tokens": usage.prompt, "input_tokens_details": object! {"cached_tokens": cached},
-        "output_tokens": usage.completion, "output_tokens_details": object! {"reasoning_tokens": 0u32},
+        "input_tokens": usage.prompt,
+        "input_tokens_details": object! {
+            "cached_tokens": usage.cached, "cache_write_tokens": 0u32, "input_tokens_per_turn": no_turns(),
+            "cached_tokens_per_turn": no_turns(),
+        },
+        "output_tokens": usage.completion,
+        "output_tokens_details": object! {
+            "reasoning_tokens": 0u32, "tool_output_tokens": 0u32, "output_tokens_per_turn": no_turns(),
+            "tool_output_tokens_per_turn": no_turns(),
+        },
         "total_tokens": usage.prompt + usage.completion,
     }
 }
@@ -40,12 +51,13 @@ fn response(heading: &Heading, output: Vec<Json>, finish: Option<FinishReason>, 
     object! {
         "id": format!("resp_{}", heading.id), "created_at": heading.created, "incomplete_details": incomplete,
         "instructions": NULL, "metadata": NULL, "model": heading.model.as_str(), "object": "response",
-        "output": output, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto",
+        "output": output, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "none",
         "tools": Vec::<Json>::new(), "top_p": 1.0, "background": false, "max_output_tokens": heading.limit,
         "max_tool_calls": NULL, "previous_response_id": NULL, "prompt": NULL, "reasoning": NULL,
         "service_tier": "auto", "status": status, "text": NULL, "top_logprobs": NULL, "truncation": "disabled",
-        "usage": usage.map(|usage| usage_of(heading, usage)), "user": NULL, "input_messages": NULL,
-        "output_messages": NULL,
+        "usage": usage.map(usage_of), "user": NULL,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0, "kv_transfer_params": NULL, "ec_transfer_params": NULL,
+        "input_messages": NULL, "output_messages": NULL,
     }
 }
 
@@ -54,7 +66,7 @@ pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json
     let text = choices.first().map(Choice::text).unwrap_or_default();
     response(
         heading,
-        vec![item(heading, "completed", vec![part(&text)])],
+        vec![item(heading, "completed", vec![part(&text, NULL)])],
         finish,
         Some(usage),
     )
@@ -78,6 +90,7 @@ impl Stream {
         }
     }
 
+    /// Numbers an event and writes it.
     fn push(&mut self, out: &mut String, name: &str, data: Json) {
         let data = data.with("sequence_number", self.number).with("type", name);
         self.number += 1;
@@ -86,7 +99,7 @@ impl Stream {
 
     /// Where the text of the only part of the only item is.
     fn place(&self) -> Json {
-        object! {"item_id": format!("msg_{}", self.heading.id), "output_index": 0u32, "content_index": 0u32}
+        object! {"content_index": 0u32, "item_id": format!("msg_{}", self.heading.id), "output_index": 0u32}
     }
 }
 
@@ -99,9 +112,9 @@ impl StreamForm for Stream {
         self.push(
             out,
             "response.output_item.added",
-            object! {"output_index": 0u32, "item": item.clone()},
+            object! {"item": item, "output_index": 0u32},
         );
-        let added = self.place().with("part", part(""));
+        let added = self.place().with("part", part("", Vec::<Json>::new().into()));
         self.push(out, "response.content_part.added", added);
     }
 
@@ -121,18 +134,21 @@ impl StreamForm for Stream {
 
     fn end(&mut self, out: &mut String, usage: Usage) {
         let text = std::mem::take(&mut self.text);
-        let done = self
-            .place()
-            .with("text", text.as_str())
-            .with("logprobs", Vec::<Json>::new());
-        self.push(out, "response.output_text.done", done);
-        let done = self.place().with("part", part(&text));
+        // Fields stand in the order of the alphabet, so that the text comes after the number.
+        let name = "response.output_text.done";
+        let done = object! {
+            "content_index": 0u32, "item_id": format!("msg_{}", self.heading.id), "logprobs": Vec::<Json>::new(),
+            "output_index": 0u32, "sequence_number": self.number, "text": text.as_str(), "type": name,
+        };
+        self.number += 1;
+        push_event(out, name, &done);
+        let done = self.place().with("part", part(&text, NULL));
         self.push(out, "response.content_part.done", done);
-        let item = item(&self.heading, "completed", vec![part(&text)]);
+        let item = item(&self.heading, "completed", vec![part(&text, NULL)]);
         self.push(
             out,
             "response.output_item.done",
-            object! {"output_index": 0u32, "item": item.clone()},
+            object! {"item": item.clone(), "output_index": 0u32},
         );
         let response = response(&self.heading, vec![item], Some(self.finish), Some(usage));
         self.push(out, "response.completed", object! {"response": response});

@@ -123,7 +123,7 @@ async fn receive(endpoint: &Arc<Endpoint>, context: &Context, request: Request<I
         Err(error) if error.is::<LengthLimitError>() => {
             return refuse(form, &ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE));
         }
-        Err(_) => return refuse(form, &ApiError::malformed("the body ended early")),
+        Err(_) => return refuse(form, &ApiError::malformed("body", "the body ended early")),
     };
     let mut echo = HeaderMap::with_capacity(8);
     let hash = XxHash3_64::oneshot(&body);
@@ -176,6 +176,7 @@ async fn generate(endpoint: &Arc<Endpoint>, context: &Context, mut ask: Ask) -> 
         model: ask.model.clone(),
         limit: ask.submissions.first().map_or(0, |submission| submission.tokens),
         details: endpoint.server.prompt_tokens_details,
+        block_size: endpoint.server.engine.block_size,
     };
     let form = ask.stream.then(|| api::streamed(&ask, &heading));
     let submissions = std::mem::take(&mut ask.submissions);
@@ -211,12 +212,7 @@ async fn finish(ask: &Ask, heading: &Heading, generations: Vec<(Generation, u64)
 }
 
 fn refuse(form: Form, error: &ApiError) -> Response<Answer> {
-    let body = if form == Form::Messages {
-        error.to_anthropic()
-    } else {
-        error.to_openai()
-    };
-    json(error.status, &body)
+    json(error.status, &error.body(form))
 }
 
 fn json(status: StatusCode, body: &Json) -> Response<Answer> {
