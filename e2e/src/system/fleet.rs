@@ -155,20 +155,9 @@ impl Fleet {
             }
             args.push(fleet);
         }
-        let launch = Launch {
-            name: "kthena-simulator".to_owned(),
-            program: binary("kthena-simulator")?,
-            args: args.into_iter().map(Into::into).collect(),
-            env: Vec::new(),
-            log: logs.join("simulator.log"),
-        };
-        let ready = Ready {
-            at: control_port.address(),
-            path: "/endpoints",
-        };
         let program = match groups.is_empty() {
             true => None,
-            false => Some(Program::start(launch, ready).await?),
+            false => Some(serve(args, control_port.address(), logs).await?),
         };
         Ok(Self {
             program,
@@ -312,6 +301,21 @@ impl Fleet {
         }
         Ok(answer)
     }
+}
+
+async fn serve(args: Vec<String>, control: SocketAddr, logs: &Path) -> Result<Program> {
+    let launch = Launch {
+        name: "kthena-simulator".to_owned(),
+        program: binary("kthena-simulator")?,
+        args: args.into_iter().map(Into::into).collect(),
+        env: Vec::new(),
+        log: logs.join("simulator.log"),
+    };
+    let ready = Ready {
+        at: control,
+        path: "/endpoints",
+    };
+    Program::start(launch, ready).await
 }
 
 fn numbers(group: &Group) -> RangeInclusive<u8> {

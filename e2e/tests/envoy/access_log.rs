@@ -90,53 +90,71 @@ async fn the_lease_the_served_endpoint_and_the_keys_of_kthena_arrive() {
     assert!(line["duration_total"].is_u64(), "{line}");
 }
 
-/// Form of the API, whether it is streamed, the answer, then input, output and cached tokens.
-const USAGE: [(&str, bool, &str, [&str; 3]); 8] = [
+/// What of usage is read: what the engine calls input, output, input from the cache, and the last two of Anthropic's form, which are
+/// not among its input.
+const KEYS: [&str; 5] = [
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "cache_read_tokens",
+    "cache_creation_tokens",
+];
+
+/// Form of the API, whether it is streamed, the answer, then what is read of it.
+const USAGE: [(&str, bool, &str, [&str; KEYS.len()]); 9] = [
     (
         "chat/completions",
         false,
         r#"{"usage":{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":5}}}"#,
-        ["7", "3", "5"],
+        ["7", "3", "5", "", ""],
     ),
     (
         "embeddings",
         false,
         r#"{"usage":{"prompt_tokens":9,"total_tokens":9}}"#,
-        ["9", "", ""],
+        ["9", "", "", "", ""],
     ),
     (
         "responses",
         false,
         r#"{"usage":{"input_tokens":11,"output_tokens":4,"input_tokens_details":{"cached_tokens":8}}}"#,
-        ["11", "4", "8"],
+        ["11", "4", "8", "", ""],
     ),
     (
         "messages",
         false,
-        r#"{"usage":{"input_tokens":13,"output_tokens":6,"cache_read_input_tokens":2}}"#,
-        ["13", "6", "2"],
+        r#"{"usage":{"input_tokens":13,"output_tokens":6,"cache_creation_input_tokens":1,"cache_read_input_tokens":2}}"#,
+        ["13", "6", "2", "2", "1"],
     ),
-    ("chat/completions", false, r#"{"choices":[]}"#, ["", "", ""]),
+    ("chat/completions", false, r#"{"choices":[]}"#, ["", "", "", "", ""]),
     (
         "chat/completions",
         true,
         "data: {\"choices\":[{}],\"usage\":null}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\
          \"prompt_tokens_details\":{\"cached_tokens\":5}}}\n\ndata: [DONE]\n\n",
-        ["7", "3", "5"],
+        ["7", "3", "5", "", ""],
     ),
     (
         "responses",
         true,
         "event: response.created\ndata: {\"response\":{\"usage\":null}}\n\nevent: response.completed\ndata: {\"response\":{\"usage\":\
          {\"input_tokens\":11,\"output_tokens\":4,\"input_tokens_details\":{\"cached_tokens\":8}}}}\n\n",
-        ["11", "4", "8"],
+        ["11", "4", "8", "", ""],
     ),
     (
         "messages",
         true,
-        "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":13,\"output_tokens\":1}}}\n\nevent: message_delta\n\
-         data: {\"usage\":{\"output_tokens\":6}}\n\n",
-        ["13", "6", ""],
+        "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":13,\"cache_creation_input_tokens\":1,\"cache_read_input_tokens\":2,\
+         \"output_tokens\":1}}}\n\nevent: message_delta\ndata: {\"usage\":{\"output_tokens\":6}}\n\n",
+        ["13", "6", "2", "2", "1"],
+    ),
+    (
+        "messages",
+        true,
+        // As vLLM does: all input first, then without what was cached.
+        "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":13,\"output_tokens\":0}}}\n\nevent: message_delta\n\
+         data: {\"usage\":{\"input_tokens\":3,\"output_tokens\":6,\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":10}}\n\n",
+        ["3", "6", "10", "10", "0"],
     ),
 ];
 
@@ -155,9 +173,8 @@ async fn usage_is_read_from_every_form_of_answer_and_is_unknown_where_the_engine
         let answer = rig.client.send(Ask::post(&format!("/v1/{form}"), "{}")).await.unwrap();
         assert_eq!(answer.text(), body);
         let common = next_entry(&rig, number).await.common_properties.unwrap();
-        let keys = ["input_tokens", "output_tokens", "cached_tokens"];
         assert_eq!(
-            keys.map(|key| metadata(&common, "kthena.usage", key)),
+            KEYS.map(|key| metadata(&common, "kthena.usage", key)),
             expected,
             "{form} streamed={streamed}"
         );

@@ -57,6 +57,17 @@ fn tokens(fields: Option<&Struct>, name: &str) -> Option<u64> {
     }
 }
 
+/// Anthropic's form counts what was read from the cache, or written to it, apart from the input; the other forms never say so.
+fn used(usage: Option<&Struct>) -> Usage {
+    let apart = |name| tokens(usage, name).unwrap_or_default();
+    let apart = apart("cache_read_tokens").saturating_add(apart("cache_creation_tokens"));
+    Usage {
+        input_tokens: tokens(usage, "input_tokens").map(|input| input.saturating_add(apart)),
+        output_tokens: tokens(usage, "output_tokens"),
+        cached_tokens: tokens(usage, "cached_tokens"),
+    }
+}
+
 fn seconds(duration: Option<&Duration>) -> Option<f64> {
     duration.map(|d| d.seconds as f64 + f64::from(d.nanos) / 1e9)
 }
@@ -95,11 +106,7 @@ fn finished(entry: HttpAccessLogEntry) -> Finished {
     let usage = metadata.filter_metadata.get("kthena.usage");
     let served = served_in(&metadata).or_else(|| address(common.upstream_remote_address.as_ref()));
     Finished {
-        usage: Usage {
-            input_tokens: tokens(usage, "input_tokens"),
-            output_tokens: tokens(usage, "output_tokens"),
-            cached_tokens: tokens(usage, "cached_tokens"),
-        },
+        usage: used(usage),
         facts: Facts(metadata.filter_metadata.get("kthena").cloned()),
         path: request.path.split('?').next().unwrap_or_default().to_owned(),
         status,
@@ -107,5 +114,45 @@ fn finished(entry: HttpAccessLogEntry) -> Finished {
         served,
         duration_s: seconds(common.time_to_last_downstream_tx_byte.as_ref()),
         first_byte_s: seconds(common.time_to_first_upstream_rx_byte.as_ref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::Value;
+
+    use super::*;
+
+    fn usage(counts: &[(&str, f64)]) -> Usage {
+        let value = |number| Value {
+            kind: Some(Kind::NumberValue(number)),
+        };
+        let fields = counts.iter().map(|(name, count)| ((*name).to_owned(), value(*count)));
+        used(Some(&Struct {
+            fields: fields.collect(),
+        }))
+    }
+
+    #[test]
+    fn input_that_is_counted_apart_is_input() {
+        let chat = usage(&[
+            ("input_tokens", 371.0),
+            ("output_tokens", 2.0),
+            ("cached_tokens", 256.0),
+        ]);
+        let messages = usage(&[
+            ("input_tokens", 51.0),
+            ("output_tokens", 2.0),
+            ("cached_tokens", 256.0),
+            ("cache_read_tokens", 256.0),
+            ("cache_creation_tokens", 64.0),
+        ]);
+        assert_eq!(chat, messages);
+        assert_eq!(chat.input_tokens, Some(371));
+        assert_eq!(
+            usage(&[("cache_read_tokens", 9.0)]).input_tokens,
+            None,
+            "unknown stays unknown"
+        );
     }
 }
