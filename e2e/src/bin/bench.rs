@@ -95,10 +95,10 @@ struct EnginesFlags {
     #[arg(long)]
     model: String,
     /// How often each profile is measured, in turn.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Conversations of one profile at one time.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=1000))]
     conversations: u16,
     /// Questions of a conversation.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -110,7 +110,7 @@ struct EnginesFlags {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     answer_tokens: u32,
     /// Seconds from an answer to the next question.
-    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    #[arg(long, default_value_t = 4.0, value_parser = seconds)]
     pause: f64,
     /// Where all text comes from, to repeat a run on engines that were restarted; the time of day when left out.
     #[arg(long)]
