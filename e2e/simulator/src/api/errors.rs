@@ -8,7 +8,6 @@ use std::fmt::Display;
 use http::StatusCode;
 
 use super::json::{Json, object};
-use super::request::Form;
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,15 +100,24 @@ impl ApiError {
         }
     }
 
-    /// The body of the answer.
-    pub(crate) fn body(&self, form: Form) -> Json {
-        let (kind, message) = (self.kind, self.message.as_str());
-        match (self.by, form) {
-            (By::Server, _) => object! {"detail": message},
-            (By::Api, Form::Messages) => object! {"type": "error", "error": object! {"type": kind, "message": message}},
-            (By::Api | By::Validation, _) => object! {"error": object! {
-                "message": message, "type": kind, "param": self.param.clone(), "code": self.status.as_u16()
+    /// The body of the answer on the paths of OpenAI's API.
+    pub(crate) fn to_openai(&self) -> Json {
+        match self.by {
+            By::Server => object! {"detail": self.message.as_str()},
+            By::Validation | By::Api => object! {"error": object! {
+                "message": self.message.as_str(), "type": self.kind, "param": self.param.clone(),
+                "code": self.status.as_u16()
             }},
+        }
+    }
+
+    /// The body of the answer on the paths of Anthropic's API.
+    pub(crate) fn to_anthropic(&self) -> Json {
+        match self.by {
+            By::Server | By::Validation => self.to_openai(),
+            By::Api => object! {
+                "type": "error", "error": object! {"type": self.kind, "message": self.message.as_str()}
+            },
         }
     }
 }

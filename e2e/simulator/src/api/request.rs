@@ -258,7 +258,7 @@ mod tests {
 
     fn message(form: Form, body: &str) -> String {
         let error: serde_json::Value =
-            serde_json::from_str(&read(form, body).unwrap_err().body(form).to_text()).unwrap();
+            serde_json::from_str(&read(form, body).unwrap_err().to_openai().to_text()).unwrap();
         error["error"]["message"].as_str().unwrap().to_owned()
     }
 

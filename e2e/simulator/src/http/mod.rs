@@ -212,7 +212,11 @@ async fn finish(ask: &Ask, heading: &Heading, generations: Vec<(Generation, u64)
 }
 
 fn refuse(form: Form, error: &ApiError) -> Response<Answer> {
-    json(error.status, &error.body(form))
+    let body = match form {
+        Form::Messages => error.to_anthropic(),
+        _ => error.to_openai(),
+    };
+    json(error.status, &body)
 }
 
 fn json(status: StatusCode, body: &Json) -> Response<Answer> {
