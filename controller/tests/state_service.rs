@@ -6,7 +6,7 @@ mod filter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use filter::{Filter, PATIENCE, open, up};
+use filter::{Filter, PATIENCE, eventually, open, up};
 use kthena_controller::clock::Clock;
 use kthena_controller::compile::EndpointKey;
 use kthena_controller::metrics::Metrics;
@@ -17,7 +17,7 @@ use kthena_scheduler::state::proto::{
     Settlement, Settlements, from_filter,
 };
 use prost::Message;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::{Channel, ClientTlsConfig};
 
@@ -109,17 +109,6 @@ fn report(origin: &str, sequence: u64, complete: bool, entries: &[(u64, u32)]) -
     })
 }
 
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(PATIENCE, wait)
-        .await
-        .unwrap_or_else(|_| panic!("waited in vain: {what}"));
-}
-
 #[tokio::test]
 async fn a_filter_waits_for_the_first_configuration_then_holds_all_of_it() {
     let controller = start(settings()).await;
@@ -146,14 +135,20 @@ async fn an_empty_configuration_is_a_complete_state_too() {
     assert!(filter.held.is_empty());
 }
 
-#[tokio::test]
-async fn only_what_changed_travels_and_what_is_gone_is_removed() {
+/// A controller with the routes a, b and c, and a filter that has them.
+async fn with_three_routes() -> (Controller, Filter) {
     let controller = start(settings()).await;
     controller
         .hub
         .set_config(vec![route("ns/a", "1"), route("ns/b", "1"), route("ns/c", "1")]);
     let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("first state", |f| f.synced).await;
+    (controller, filter)
+}
+
+#[tokio::test]
+async fn only_what_changed_travels_and_what_is_gone_is_removed() {
+    let (controller, mut filter) = with_three_routes().await;
     filter.received.clear();
     controller.hub.set_config(vec![route("ns/a", "1"), route("ns/b", "2")]);
     filter.until("c is gone", |f| f.held.len() == 2).await;
@@ -162,12 +157,7 @@ async fn only_what_changed_travels_and_what_is_gone_is_removed() {
 
 #[tokio::test]
 async fn a_filter_that_returns_is_sent_what_differs_from_what_it_has() {
-    let controller = start(settings()).await;
-    controller
-        .hub
-        .set_config(vec![route("ns/a", "1"), route("ns/b", "1"), route("ns/c", "1")]);
-    let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
-    filter.until("first state", |f| f.synced).await;
+    let (controller, filter) = with_three_routes().await;
     let have = filter.have();
     let held = filter.held.clone();
     drop(filter);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use engine::{Engine, metrics};
-use filter::{Filter, PATIENCE};
+use filter::{Filter, PATIENCE, eventually};
 use kthena_controller::config::Config;
 use kthena_controller::publish::Key;
 use kthena_controller::serve::serve;
@@ -152,17 +152,6 @@ async fn engines(port: u16, hosts: &[u8]) -> Vec<Engine> {
         engines.push(Engine::start_on(([127, 0, 0, *host], port).into(), None).await);
     }
     engines
-}
-
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(PATIENCE, wait)
-        .await
-        .unwrap_or_else(|_| panic!("waited in vain: {what}"));
 }
 
 #[tokio::test]

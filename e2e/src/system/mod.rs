@@ -37,6 +37,7 @@ pub mod manifests;
 mod options;
 mod program;
 mod services;
+pub mod story;
 
 use std::net::SocketAddr;
 use std::path::Path;

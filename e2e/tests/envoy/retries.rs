@@ -6,9 +6,33 @@ use kthena_e2e::client::Ask;
 use kthena_e2e::clusters::Cluster;
 use kthena_e2e::noop::Decision;
 use kthena_e2e::ports::Reserved;
-use kthena_e2e::scripted::Behaviour;
+use kthena_e2e::scripted::{Behaviour, Scripted};
 
 use crate::rig::{CHAT, LLAMA, QWEN, Rig, named, route, who};
+
+/// Two model servers, and an Envoy whose decision names both in this order.
+struct Pair {
+    first: Scripted,
+    second: Scripted,
+    rig: Rig,
+}
+
+impl Pair {
+    /// With a decision that also sets these headers.
+    async fn start(headers: &[(&str, &str)]) -> Self {
+        let (first, second) = (named("first").await, named("second").await);
+        let both = [first.address(), second.address()];
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let decision = Decision {
+            headers: headers.collect(),
+            ..route(LLAMA, &both)
+        };
+        let rig = Rig::start(&[Cluster::new(LLAMA, both)], decision).await;
+        Self { first, second, rig }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_endpoint_is_tried_after_a_reset_and_after_502_503_504() {
@@ -62,9 +86,7 @@ async fn the_next_endpoint_is_tried_when_the_connection_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_about_the_request_itself_is_not_tried_again() {
-    let (first, second) = (named("first").await, named("second").await);
-    let both = [first.address(), second.address()];
-    let rig = Rig::start(&[Cluster::new(LLAMA, both)], route(LLAMA, &both)).await;
+    let Pair { first, second, rig } = Pair::start(&[]).await;
     for status in [400, 404, 422, 429, 500] {
         let body = format!("{{\"error\":\"{status}\"}}");
         first.behave(Behaviour::Answer(status, body.clone()));
@@ -80,17 +102,11 @@ async fn an_answer_about_the_request_itself_is_not_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_can_add_500_to_what_is_tried_again() {
-    let (first, second) = (named("first").await, named("second").await);
-    let both = [first.address(), second.address()];
-    let headers = vec![("x-envoy-retry-on".to_owned(), "5xx".to_owned())];
-    let rig = Rig::start(
-        &[Cluster::new(LLAMA, both)],
-        Decision {
-            headers,
-            ..route(LLAMA, &both)
-        },
-    )
-    .await;
+    let Pair {
+        first,
+        rig,
+        second: _second,
+    } = Pair::start(&[("x-envoy-retry-on", "5xx")]).await;
     first.behave(Behaviour::Answer(500, "{}".to_owned()));
     assert_eq!(who(&rig.chat().await), "second");
 }
@@ -132,17 +148,7 @@ async fn a_decision_sets_the_time_of_one_try_and_the_number_of_tries() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_has_begun_outlives_the_time_of_one_try_and_is_never_tried_again() {
-    let (first, second) = (named("first").await, named("second").await);
-    let both = [first.address(), second.address()];
-    let headers = vec![("x-envoy-upstream-rq-per-try-timeout-ms".to_owned(), "200".to_owned())];
-    let rig = Rig::start(
-        &[Cluster::new(LLAMA, both)],
-        Decision {
-            headers,
-            ..route(LLAMA, &both)
-        },
-    )
-    .await;
+    let Pair { first, second, rig } = Pair::start(&[("x-envoy-upstream-rq-per-try-timeout-ms", "200")]).await;
     let pieces: Vec<String> = (0..5)
         .map(|number| format!("data: {{\"number\":{number}}}\n\n"))
         .collect();
@@ -175,9 +181,7 @@ async fn when_the_whole_list_has_gone_another_pod_of_the_same_model_answers_and_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_leaves_a_failing_pod_out_of_its_own_choices_but_not_of_a_decision() {
-    let (first, second) = (named("first").await, named("second").await);
-    let both = [first.address(), second.address()];
-    let rig = Rig::start(&[Cluster::new(LLAMA, both)], route(LLAMA, &both)).await;
+    let Pair { first, second, rig } = Pair::start(&[]).await;
     first.behave(Behaviour::Answer(503, "{}".to_owned()));
     for _ in 0..5 {
         assert_eq!(who(&rig.chat().await), "second");

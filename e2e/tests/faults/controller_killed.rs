@@ -6,7 +6,7 @@ use kthena_e2e::system::manifests::model_route;
 use kthena_e2e::system::{Options, Part};
 
 use crate::load::Load;
-use crate::{SOON, llama, new_question, send, start, wait_idle};
+use crate::{SOON, llama, new_question, send, start, wait_idle, wait_status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_controller_costs_nothing_and_a_restarted_one_takes_up_changes_again() {
@@ -29,14 +29,7 @@ async fn a_killed_controller_costs_nothing_and_a_restarted_one_takes_up_changes_
         .manifests()
         .write("more.yaml", &[model_route("second", "llama-2", "llama")])
         .unwrap();
-    let mut good = 0;
-    wait_until("the new model at both ext_proc servers", SOON, async || {
-        let answer = send(&system, new_question("llama-2")).await;
-        good = if answer.status == 200 { good + 1 } else { 0 };
-        good >= 8
-    })
-    .await
-    .unwrap();
+    wait_status(&system, "llama-2", 200).await;
     load.goes_on(100).await;
     load.stop_without_loss().await;
     wait_idle(&system, 0, 3).await;

@@ -25,21 +25,15 @@ mod retries;
 mod tls;
 mod unavailable;
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
 
-use kthena_e2e::client::{Answer, Ask};
+use kthena_e2e::client::Ask;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::model_route;
+pub(crate) use kthena_e2e::system::story::{CHAT, SOON, log_line, send, start, who};
 use kthena_e2e::system::{Options, Part, System};
 use serde_json::{Value, json};
-
-const CHAT: &str = "/v1/chat/completions";
-
-/// Patience for what takes milliseconds, on a machine that does much else.
-const SOON: Duration = Duration::from_secs(20);
 
 /// The model `llama` on this many model servers, whose answers take some 20 ms.
 fn llama(endpoints: u8) -> Options {
@@ -54,10 +48,6 @@ fn llama(endpoints: u8) -> Options {
     }
 }
 
-async fn start(options: Options) -> System {
-    System::start(options).await.unwrap_or_else(|error| panic!("{error:#}"))
-}
-
 /// A question that nobody has asked before, and so has no home yet.
 fn new_question(model: &str) -> Ask {
     static ASKED: AtomicU32 = AtomicU32::new(0);
@@ -65,23 +55,6 @@ fn new_question(model: &str) -> Ask {
     let prompt = format!("Question {number} of its own kind. ").repeat(100);
     let body = json!({"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4});
     Ask::post(CHAT, body.to_string())
-}
-
-async fn send(system: &System, ask: Ask) -> Answer {
-    system
-        .client()
-        .send(ask)
-        .await
-        .unwrap_or_else(|error| panic!("{error:#}"))
-}
-
-/// The address of the model server that answered.
-fn who(answer: &Answer) -> Ipv4Addr {
-    let endpoint = answer.header("x-simulator-endpoint");
-    let address = endpoint.split(':').next().unwrap_or_default();
-    address
-        .parse()
-        .unwrap_or_else(|_| panic!("{}: {}", answer.status, answer.text()))
 }
 
 /// The pods as an ext_proc server sees them.
@@ -113,16 +86,14 @@ async fn wait_idle(system: &System, replica: usize, endpoints: usize) {
     .unwrap_or_else(|error| panic!("{error:#}: {seen:?}"));
 }
 
-/// The access-log line of a request; Envoy writes lines after the answer.
-async fn log_line(system: &System, answer: &Answer) -> Value {
-    let id = answer.header("x-request-id");
-    let mut found = None;
-    wait_until(&format!("the access-log line of {id}"), SOON, async || {
-        let lines = system.envoy().unwrap().access_log().await.unwrap_or_default();
-        found = lines.into_iter().find(|line| line["request_id"] == id);
-        found.is_some()
+/// Waits until a question to the model is answered by this status four times in a row, hence by both ext_proc servers.
+async fn wait_status(system: &System, model: &str, status: u16) {
+    let mut in_a_row = 0;
+    wait_until(&format!("{status} from {model}"), SOON, async || {
+        let answer = send(system, new_question(model)).await;
+        in_a_row = if answer.status == status { in_a_row + 1 } else { 0 };
+        in_a_row >= 4
     })
     .await
     .unwrap();
-    found.unwrap()
 }

@@ -6,7 +6,7 @@ use kthena_e2e::system::{Part, System};
 use serde_json::{Value, json};
 
 use crate::load::Load;
-use crate::{SOON, llama, new_question, send, start, wait_idle};
+use crate::{SOON, llama, start, wait_idle, wait_status};
 
 const MANIFESTS: usize = 1000;
 
@@ -84,18 +84,6 @@ async fn a_restarted_envoy_serves_from_the_files_and_leaves_nothing_in_flight() 
     let load = Load::start(&system);
     load.goes_on(50).await;
     load.stop_without_loss().await;
-}
-
-/// Waits until a question to the model is answered by this status four times in a row, hence by both ext_proc servers.
-async fn wait_status(system: &System, model: &str, status: u16) {
-    let mut in_a_row = 0;
-    wait_until(&format!("{status} from {model}"), SOON, async || {
-        let answer = send(system, new_question(model)).await;
-        in_a_row = if answer.status == status { in_a_row + 1 } else { 0 };
-        in_a_row >= 4
-    })
-    .await
-    .unwrap();
 }
 
 /// Waits until the controller's status page speaks of something.

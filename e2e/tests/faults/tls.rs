@@ -118,7 +118,10 @@ async fn envoy_asks_checks_and_logs_over_tls_and_nobody_else_gets_in_without() {
     for _ in 0..4 {
         let answer = send(&system, new_question("llama")).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(log_line(&system, &answer).await["model_server"], "default/llama");
+        assert_eq!(
+            log_line(&system, &answer.header("x-request-id")).await["model_server"],
+            "default/llama"
+        );
     }
     for replica in 0..2 {
         wait_idle(&system, replica, 2).await;

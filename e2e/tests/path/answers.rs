@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use kthena_e2e::client::Ask;
 use kthena_e2e::openai::{Chat, Message, OpenAi};
-use kthena_e2e::process::wait_until;
 use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::model_route;
 use kthena_e2e::system::{Options, System};
 use serde_json::{Value, json};
 
-use crate::{CHAT, SOON, last_received, question, send, start, who};
+use crate::{CHAT, SOON, last_received, log_line, question, send, start, who};
 
 /// Two models under aliases, two model servers each.
 async fn two_models() -> System {
@@ -155,17 +154,4 @@ async fn request_ids_are_kept_or_made_and_lead_from_the_answer_to_the_log() {
             assert!(!line[key].is_null(), "{key} in {line}");
         }
     }
-}
-
-/// The access-log line of a request; Envoy writes lines after the answer.
-async fn log_line(system: &System, request_id: &str) -> Value {
-    let mut found = None;
-    wait_until(&format!("the access-log line of {request_id}"), SOON, async || {
-        let lines = system.envoy().unwrap().access_log().await.unwrap_or_default();
-        found = lines.into_iter().find(|line| line["request_id"] == request_id);
-        found.is_some()
-    })
-    .await
-    .unwrap();
-    found.unwrap()
 }

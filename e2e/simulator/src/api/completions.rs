@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::json::{Json, NULL, object};
 use super::request::StreamUsage;
-use super::{Choice, FINGERPRINT, Heading, StreamForm, Usage, Word, finish_reason, push_usage};
+use super::{Choice, FINGERPRINT, Heading, StreamForm, Usage, Word, finish_reason, push_end, push_usage};
 
 pub(super) fn plain(heading: &Heading, choices: &[Choice], usage: Usage) -> Json {
     let choice = |(index, choice): (usize, &Choice)| {
@@ -68,15 +68,6 @@ impl StreamForm for Stream {
     }
 
     fn end(&mut self, out: &mut String, usage: Usage) {
-        if self.usage.at_end {
-            let usage = usage.streamed(&self.heading).to_text();
-            let _ = write!(
-                out,
-                r#"{}],"usage":{usage},"system_fingerprint":"{FINGERPRINT}"}}"#,
-                self.opening
-            );
-            out.push_str("\n\n");
-        }
-        out.push_str("data: [DONE]\n\n");
+        push_end(out, &self.opening, self.usage, &self.heading, usage);
     }
 }

@@ -189,6 +189,20 @@ fn push_event(out: &mut String, name: &str, data: &Json) {
     push_data(out, data);
 }
 
+/// Ends a stream: usage where it was wished for, in a chunk that begins with `opening`, and the end mark.
+fn push_end(out: &mut String, opening: &str, wish: StreamUsage, heading: &Heading, usage: Usage) {
+    if wish.at_end {
+        let usage = usage.streamed(heading).to_text();
+        out.push_str(opening);
+        out.push_str("],\"usage\":");
+        out.push_str(&usage);
+        out.push_str(",\"system_fingerprint\":\"");
+        out.push_str(FINGERPRINT);
+        out.push_str("\"}\n\n");
+    }
+    out.push_str("data: [DONE]\n\n");
+}
+
 /// Appends what a chunk says of usage, if it is told there.
 fn push_usage(out: &mut String, wish: StreamUsage, heading: &Heading, usage: Usage) {
     if wish.always {
