@@ -10,6 +10,7 @@ pub mod proto;
 
 mod endpoints;
 mod loads;
+mod outbox;
 mod parts;
 #[cfg(test)]
 mod properties;
@@ -19,6 +20,7 @@ mod resources;
 pub mod store;
 #[cfg(test)]
 mod stories;
+pub mod subscriber;
 #[cfg(test)]
 mod testing;
 mod translate;
@@ -26,4 +28,6 @@ mod translate;
 /// The version of the protocol that filters and controllers of this build speak; one may be one off the other either way.
 pub const PROTOCOL_MINOR: u32 = 0;
 
+pub use outbox::OutboxLimits;
 pub use store::{Applied, Counters, Limits, Store};
+pub use subscriber::{Subscriber, SubscriberConfig};
