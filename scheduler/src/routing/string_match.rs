@@ -1,9 +1,13 @@
 //! How a rule compares a header or a path: exactly, by prefix, or by a regular expression compiled once.
 //!
 //! Regexes are RE2 syntax and search unanchored, as Kthena's do. The engine cannot back-track, so no pattern can stall a
-//! request; a pattern that does not compile is refused when the route is compiled.
+//! request; a pattern that does not compile is refused when the route is compiled. In wasm, where the tables of Unicode
+//! would be half of the module, the engine is a small one: `\p{…}` does not compile there.
 
+#[cfg(not(target_family = "wasm"))]
 use regex::Regex;
+#[cfg(target_family = "wasm")]
+use regex_lite::Regex;
 
 /// A compiled comparison.
 #[derive(Clone, Debug)]

@@ -1,0 +1,206 @@
+//! The plugin's configuration: one JSON object, checked as a whole before anything runs.
+//!
+//! What must always hold: a field that is not known, or a value out of range, refuses the configuration with the field's
+//! name, so that Envoy keeps the one before it. Every bound of the filter is a field here.
+
+use kthena_scheduler::exchange::{Settings, WhenSaturated as Saturated};
+use kthena_scheduler::state::{Limits, OutboxLimits};
+use serde::Deserialize;
+
+/// What the operator sets.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The Envoy cluster of the controller's state service; HTTP/2.
+    pub controller: String,
+    /// Hosts whose requests are routed; others pass untouched. Empty = all.
+    pub hosts: Vec<String>,
+    /// The largest body accepted, bytes; a larger one is answered 413.
+    pub max_body_bytes: u64,
+    /// How long a request is held while there is no state yet, milliseconds; then it is answered 503.
+    pub state_wait_ms: u64,
+    /// Requests of one VM that are held while there is no state yet; those beyond are answered 503 at once.
+    pub max_held: usize,
+    /// What happens when the filters leave no endpoint.
+    pub when_saturated: WhenSaturated,
+    /// Whether a client may ask why its request went where it went (`x-kthena-explain`).
+    pub explain: bool,
+    /// Where the usage of an answer is read.
+    pub usage: Usage,
+    /// Endpoints there is room for; further ones are left out and told.
+    pub max_endpoints: u32,
+    /// Memory of the prefix index of one VM, bytes.
+    pub prefix_index_bytes: u64,
+    /// The largest resource of the controller, and all that are incomplete, bytes.
+    pub max_resource_bytes: usize,
+    /// Placements of one VM that wait to be sent.
+    pub max_placements: usize,
+    /// Bytes of placements that one VM sends a second.
+    pub placement_bytes_per_s: u64,
+    /// Least time between two reports of what is in flight, milliseconds.
+    pub report_ms: u64,
+    /// The largest state kept in Envoy's shared data for the next plugin, bytes; 0 keeps none.
+    pub shared_state_bytes: usize,
+}
+
+/// What happens when the filters leave no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenSaturated {
+    /// The least loaded endpoint serves.
+    Serve,
+    /// The client gets 429.
+    Reject,
+}
+
+/// Where the usage of an answer is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Usage {
+    /// Envoy's own metadata filters read it, for Envoy's access log: the filter does not look at answers.
+    Envoy,
+    /// The filter reads the beginning and the end of the answer.
+    Answer,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not what is expected.
+    #[error("the plugin's configuration is refused: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A value is out of range.
+    #[error("the plugin's configuration is refused: `{field}` must be {range}")]
+    Range {
+        /// Which.
+        field: &'static str,
+        /// What would be right.
+        range: &'static str,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            controller: "kthena-controller".to_owned(),
+            hosts: Vec::new(),
+            max_body_bytes: 16 << 20,
+            state_wait_ms: 5_000,
+            max_held: 1_000,
+            when_saturated: WhenSaturated::Serve,
+            explain: false,
+            usage: Usage::Envoy,
+            max_endpoints: 4_096,
+            prefix_index_bytes: 8 << 20,
+            max_resource_bytes: 8 << 20,
+            max_placements: 2_000,
+            placement_bytes_per_s: 1 << 20,
+            report_ms: 50,
+            shared_state_bytes: 4 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the plugin's configuration; none at all means the defaults.
+    ///
+    /// # Errors
+    /// When it is no JSON object, has a field that is not known, or a value is out of range.
+    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = if json.trim_ascii().is_empty() {
+            Self::default()
+        } else {
+            serde_json::from_slice(json)?
+        };
+        let check = |holds: bool, field, range| {
+            if holds {
+                Ok(())
+            } else {
+                Err(ConfigError::Range { field, range })
+            }
+        };
+        check(!config.controller.is_empty(), "controller", "the name of an Envoy cluster")?;
+        check(config.max_body_bytes > 0, "max_body_bytes", "above 0")?;
+        check(
+            (1..=65_536).contains(&config.max_endpoints),
+            "max_endpoints",
+            "1 to 65536",
+        )?;
+        check(
+            (64 << 10..=1 << 30).contains(&config.prefix_index_bytes),
+            "prefix_index_bytes",
+            "64 KiB to 1 GiB",
+        )?;
+        check(config.max_resource_bytes > 0, "max_resource_bytes", "above 0")?;
+        check(config.max_placements > 0, "max_placements", "above 0")?;
+        check(
+            config.placement_bytes_per_s > 0,
+            "placement_bytes_per_s",
+            "above 0",
+        )?;
+        Ok(config)
+    }
+
+    /// The settings of every exchange.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            hosts: self.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            max_body_bytes: self.max_body_bytes,
+            state_wait_ms: self.state_wait_ms,
+            when_saturated: match self.when_saturated {
+                WhenSaturated::Serve => Saturated::Serve,
+                WhenSaturated::Reject => Saturated::Reject,
+            },
+            explain: self.explain,
+            ..Settings::default()
+        }
+    }
+
+    /// What is kept of the controller's state.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_resource_bytes: self.max_resource_bytes,
+            keep_bodies: self.shared_state_bytes > 0,
+            ..Limits::default()
+        }
+    }
+
+    /// What may wait to be sent to the controller.
+    pub fn outbox(&self) -> OutboxLimits {
+        OutboxLimits {
+            placements: self.max_placements,
+            bytes_per_s: self.placement_bytes_per_s,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        assert_eq!(Config::parse(b"").unwrap(), Config::default());
+        assert_eq!(Config::parse(b" {} ").unwrap(), Config::default());
+        let config = Config::parse(br#"{"controller":"c","when_saturated":"reject","usage":"answer"}"#).unwrap();
+        assert_eq!((config.controller.as_str(), config.usage), ("c", Usage::Answer));
+        assert_eq!(config.settings().when_saturated, Saturated::Reject);
+    }
+
+    #[test]
+    fn what_is_not_known_or_out_of_range_is_refused_by_name() {
+        for (json, named) in [
+            (r#"{"controler":"c"}"#, "controler"),
+            (r#"{"controller":""}"#, "controller"),
+            (r#"{"max_endpoints":0}"#, "max_endpoints"),
+            (r#"{"prefix_index_bytes":1}"#, "prefix_index_bytes"),
+            (r#"{"when_saturated":"drop"}"#, "drop"),
+            (r#"{"max_held":-1}"#, "-1"),
+            ("[]", "configuration"),
+            ("{", "configuration"),
+        ] {
+            let error = Config::parse(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(named), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! One request: the host's events in, effects carried out on the host, around one exchange.
+//!
+//! What must always hold: semantics are the exchange's; here is only what a proxy-wasm host needs. The body stays with the
+//! host: it is read as it arrives, in windows, and never kept. The host can put other bytes in place of the beginning of a
+//! body and nowhere else, so that a change costs a copy of what stands before its end. What a client sent under the name
+//! of a control header goes no further.
+
+use kthena_scheduler::exchange::{
+    CONTROL_HEADERS, Dispatch, Effect, Exchange, Header, Input, LocalReply, Record, RequestHead, ResponseHead, header,
+};
+use kthena_scheduler::explain::Explanation;
+use kthena_scheduler::request::splice;
+use kthena_scheduler::time::Time;
+
+use crate::config::Usage;
+use crate::host::{Flow, Host, Level};
+use crate::state::State;
+use crate::usage::Excerpt;
+
+/// Bytes of a body that are read at a time.
+const WINDOW: usize = 64 << 10;
+
+/// What the host's record of an answer says of the endpoint that gave it.
+const SERVED: [&str; 2] = ["upstream", "address"];
+
+/// One request as the host tells it.
+#[derive(Debug, Default)]
+pub struct Conversation {
+    exchange: Exchange,
+    progress: Progress,
+    /// Bytes of the body that were read.
+    read: usize,
+    /// Control headers that the client sent.
+    forged: Vec<&'static str>,
+    /// The client told the length of the body.
+    has_length: bool,
+    excerpt: Option<Excerpt>,
+}
+
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing of it has come.
+    #[default]
+    New,
+    /// The head is held, of the body nothing has come.
+    Held,
+    /// The body is coming.
+    Reading,
+    /// It is whole, and waits for state until this moment.
+    Waiting(Time),
+    /// It is not ours.
+    Passing,
+    /// It has gone on.
+    Sent,
+    /// It was answered by us.
+    Answered,
+    /// It is settled.
+    Over,
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    /// What is known of the request.
+    pub fn record(&self) -> &Record {
+        self.exchange.record()
+    }
+
+    /// How far it has come.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// The head has come; `end` when no body follows.
+    pub fn on_request_headers(&mut self, state: &mut State, host: &impl Host, end: bool) -> Flow {
+        if state.usage == Usage::Envoy {
+            self.exchange.answer_unseen();
+        }
+        let head = self.head(host);
+        self.progress = Progress::Held;
+        let effects = self.step(state, Input::Request { head, end });
+        self.carry_out(effects, state, host)
+    }
+
+    fn head(&mut self, host: &impl Host) -> RequestHead {
+        let mut head = RequestHead::default();
+        for (name, value) in host.request_headers() {
+            match name.as_str() {
+                ":method" => head.method = text(value),
+                ":path" => head.path = text(value),
+                ":authority" => head.authority = text(value),
+                _ if name.starts_with(':') => {}
+                _ => {
+                    self.forged.extend(CONTROL_HEADERS.iter().find(|known| **known == name));
+                    self.has_length |= name == "content-length";
+                    head.headers.push((name, value));
+                }
+            }
+        }
+        head
+    }
+
+    /// Of the body so many bytes have come in all; `end` when that is the whole.
+    pub fn on_request_body(&mut self, state: &mut State, host: &impl Host, bytes: usize, end: bool) -> Flow {
+        match self.progress {
+            Progress::Held | Progress::Reading => self.progress = Progress::Reading,
+            Progress::Waiting(_) | Progress::Answered => return Flow::Pause,
+            _ => return Flow::Continue,
+        }
+        while self.read < bytes {
+            let window = host.request_body(self.read, WINDOW.min(bytes - self.read));
+            if window.is_empty() {
+                break;
+            }
+            self.read += window.len();
+            let effects = self.step(state, Input::RequestBody(&window));
+            if !effects.is_empty() {
+                return self.carry_out(effects, state, host);
+            }
+        }
+        if end { self.on_request_end(state, host) } else { Flow::Pause }
+    }
+
+    /// The request ended with trailers.
+    pub fn on_request_trailers(&mut self, state: &mut State, host: &impl Host) -> Flow {
+        match self.progress {
+            Progress::Held | Progress::Reading => self.on_request_end(state, host),
+            Progress::Waiting(_) | Progress::Answered => Flow::Pause,
+            _ => Flow::Continue,
+        }
+    }
+
+    fn on_request_end(&mut self, state: &mut State, host: &impl Host) -> Flow {
+        let effects = self.step(state, Input::RequestEnd);
+        self.carry_out(effects, state, host)
+    }
+
+    /// New state has come, or the time to wait for it is over. [`Flow::Continue`] = it is to be let go.
+    pub fn on_wake(&mut self, state: &mut State, host: &impl Host) -> Flow {
+        if !matches!(self.progress, Progress::Waiting(_)) {
+            return Flow::Pause;
+        }
+        let effects = self.step(state, Input::Wake);
+        self.carry_out(effects, state, host)
+    }
+
+    /// Answers a request whose body the host does not show while the head is held.
+    pub fn refuse_unheld(&mut self, host: &impl Host) {
+        self.progress = Progress::Answered;
+        respond(host, &unheld());
+    }
+
+    /// The head of the answer has come; `end` when no body follows.
+    pub fn on_response_headers(&mut self, state: &mut State, host: &impl Host, end: bool) {
+        if self.progress != Progress::Sent {
+            return;
+        }
+        let status = host.response_header(":status").and_then(|status| status.parse().ok());
+        let content_type = match state.usage {
+            Usage::Answer => host.response_header("content-type").unwrap_or_default(),
+            Usage::Envoy => String::new(),
+        };
+        let served = host.property(&SERVED).and_then(|bytes| String::from_utf8(bytes).ok());
+        if state.usage == Usage::Answer {
+            self.excerpt = Some(Excerpt::new(&content_type));
+        }
+        let head = ResponseHead {
+            status: status.unwrap_or(0),
+            content_type: &content_type,
+            served: served.as_deref().filter(|address| !address.is_empty()),
+        };
+        let effects = self.step(state, Input::Response(head));
+        self.carry_out(effects, state, host);
+        if end {
+            self.on_response_end(state, host);
+        }
+    }
+
+    /// So many bytes of the answer pass; `end` when they are the last.
+    pub fn on_response_body(&mut self, state: &mut State, host: &impl Host, bytes: usize, end: bool) {
+        if self.progress != Progress::Sent {
+            return;
+        }
+        if bytes > 0
+            && let Some(mut excerpt) = self.excerpt.take()
+        {
+            let piece = host.response_body(0, bytes);
+            excerpt.take(&piece, |input| {
+                self.step(state, input);
+            });
+            self.excerpt = Some(excerpt);
+        }
+        if end {
+            self.on_response_end(state, host);
+        }
+    }
+
+    /// The answer is complete.
+    pub fn on_response_end(&mut self, state: &mut State, host: &impl Host) {
+        if self.progress != Progress::Sent {
+            return;
+        }
+        self.show_end(state);
+        let effects = self.step(state, Input::ResponseEnd);
+        self.carry_out(effects, state, host);
+    }
+
+    /// The request is over, however it ended.
+    pub fn on_done(&mut self, state: &mut State, host: &impl Host) {
+        if self.progress == Progress::Sent {
+            self.show_end(state);
+        }
+        let effects = self.step(state, Input::Abort);
+        self.carry_out(effects, state, host);
+        self.progress = Progress::Over;
+    }
+
+    fn show_end(&mut self, state: &mut State) {
+        if let Some(excerpt) = self.excerpt.take() {
+            excerpt.finish(|input| {
+                self.step(state, input);
+            });
+        }
+    }
+
+    fn step(&mut self, state: &mut State, input: Input<'_>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.exchange.step(&mut state.context(), input, &mut effects);
+        effects
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, state: &mut State, host: &impl Host) -> Flow {
+        let mut flow = Flow::Pause;
+        for effect in effects {
+            match effect {
+                Effect::Pass => {
+                    self.pass(host);
+                    flow = Flow::Continue;
+                }
+                Effect::Dispatch(dispatch) => {
+                    self.dispatch(*dispatch, state, host);
+                    flow = Flow::Continue;
+                }
+                Effect::Respond(reply) => {
+                    self.progress = Progress::Answered;
+                    if let Some(error_type) = self.exchange.record().error_type {
+                        host.set_fact("kthena.error_type", error_type);
+                    }
+                    respond(host, &reply);
+                }
+                Effect::WakeAt(at) => self.progress = Progress::Waiting(at),
+                Effect::ResponseHeaders(headers) => {
+                    for Header { name, value } in &headers {
+                        host.set_response_header(name, value);
+                    }
+                }
+                Effect::Relocated(relocation) => state.subscriber.relocated(&relocation),
+                Effect::Settle => {
+                    if self.progress == Progress::Sent {
+                        state.subscriber.count_changed();
+                    }
+                    self.progress = Progress::Over;
+                }
+                // The host goes on holding what was not let go; no chunk is replaced, since no usage is asked for by us.
+                Effect::Hold | Effect::ReplaceChunk(_) => {}
+                // Nothing calls out yet.
+                Effect::Call { .. } | Effect::Cancel(_) => {}
+            }
+        }
+        flow
+    }
+
+    /// The request is not ours: only control headers are removed.
+    fn pass(&mut self, host: &impl Host) {
+        self.progress = Progress::Passing;
+        let reroute = self.forged.contains(&header::CLUSTER);
+        for name in self.forged.drain(..) {
+            host.set_request_header(name, None);
+        }
+        if reroute {
+            host.clear_route();
+        }
+    }
+
+    fn dispatch(&mut self, dispatch: Dispatch, state: &mut State, host: &impl Host) {
+        self.progress = Progress::Sent;
+        for name in &self.forged {
+            if !dispatch.headers.iter().any(|set| set.name == *name) {
+                host.set_request_header(name, None);
+            }
+        }
+        for Header { name, value } in &dispatch.headers {
+            host.set_request_header(name, Some(value));
+        }
+        self.rewrite(&dispatch, host);
+        host.clear_route();
+        if let Some(first) = dispatch.stages.first().and_then(|stage| stage.endpoints.first()) {
+            state.subscriber.placed(first.id, &dispatch.placed);
+        }
+        state.subscriber.count_changed();
+        self.tell(&dispatch, host);
+    }
+
+    /// Puts the changed beginning of the body in place of the one that came.
+    fn rewrite(&self, dispatch: &Dispatch, host: &impl Host) {
+        let Some(last) = dispatch.splices.last() else { return };
+        let end = usize::try_from(last.range.end).unwrap_or(usize::MAX).min(self.read);
+        let mut start = host.request_body(0, end);
+        splice::apply(&mut start, &dispatch.splices);
+        host.replace_request_start(end, &start);
+        if self.has_length {
+            let length = self.read - end + start.len();
+            host.set_request_header("content-length", Some(&length.to_string()));
+        }
+    }
+
+    /// What the access log says of the decision, under Kthena's names.
+    fn tell(&self, dispatch: &Dispatch, host: &impl Host) {
+        let record = self.exchange.record();
+        let fact = |name, value: Option<&str>| {
+            if let Some(value) = value {
+                host.set_fact(name, value);
+            }
+        };
+        fact("kthena.model_name", record.model.as_deref());
+        fact("kthena.model_route", record.route.as_ref().map(|route| &*route.name));
+        fact("kthena.model_server", record.server.as_ref().map(|server| &*server.name));
+        fact("kthena.upstream_model", record.upstream_model.as_deref());
+        fact("kthena.selected_pod", record.selected.as_ref().map(|endpoint| &*endpoint.pod));
+        if host.logs(Level::Debug) {
+            let why = dispatch.explanation.as_ref().map(Explanation::to_header);
+            let line = format!(
+                "kthena: {} goes to {} {}",
+                record.model.as_deref().unwrap_or_default(),
+                dispatch.destinations(),
+                why.unwrap_or_default()
+            );
+            host.log(Level::Debug, &line);
+        }
+    }
+}
+
+fn text(value: Vec<u8>) -> String {
+    String::from_utf8(value).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+fn respond(host: &impl Host, reply: &LocalReply) {
+    let json = [("content-type", "application/json")];
+    let own = reply.headers.iter().map(|header| (header.name, header.value.as_str()));
+    let headers: Vec<_> = json.into_iter().chain(own).collect();
+    // By this the host tells an answer of ours from its own.
+    host.set_fact("kthena.answered", reply.details);
+    host.respond(reply.status, &headers, &reply.body);
+}
+
+fn unheld() -> LocalReply {
+    let message = "the wasm filter is misconfigured: the model name is in the body, and this host does not show the body \
+                   while the head is held; set allow_on_headers_stop_iteration: true in the filter's PluginConfig";
+    let body =
+        format!(r#"{{"error":{{"message":"{message}","type":"server_error","param":null,"code":"misconfigured"}}}}"#);
+    LocalReply {
+        status: 500,
+        headers: Vec::new(),
+        body: body.into_bytes(),
+        details: "misconfigured",
+    }
+}
