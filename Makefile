@@ -8,7 +8,7 @@ SHELL := bash
 
 FILTER ?= ext-proc
 
-.PHONY: help demo test lint fmt bench generate tools
+.PHONY: help demo test lint fmt bench generate tools wasm
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -16,7 +16,7 @@ help: ## list these targets
 demo: ## the whole system on this machine: Envoy, two pickers, a controller and a simulated fleet (DEMO_SECONDS=N ends by itself)
 	@e2e/tools/demo
 
-test: lint tools ## everything that must hold: lints, unit tests, stories on a real Envoy, the demo
+test: lint tools wasm ## everything that must hold: lints, unit tests, stories on a real Envoy, the demo
 	cargo build --workspace --bins
 	ENVOY_BIN=$$(e2e/tools/envoy) cargo test --workspace --lib --bins --tests
 	cargo test --workspace --doc
@@ -26,6 +26,9 @@ lint: ## formatting, clippy, rustdoc, and that the core builds for wasm32
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	e2e/tools/wasm-check
+
+wasm: ## the wasm filter for wasm32-unknown-unknown, its size and imports checked
+	@e2e/tools/wasm
 
 fmt: ## format the sources
 	cargo fmt --all

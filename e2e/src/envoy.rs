@@ -1,7 +1,7 @@
 //! A real Envoy as a child process, started from the reference configuration.
 //!
-//! `docs/envoy.yaml` is the only Envoy configuration there is: what is started here is that document with other ports and paths in it, so
-//! a test that passes says something about the document that users read. Nothing is installed here; `e2e/tools/envoy` does that, and
+//! `docs/envoy.yaml` and, for the wasm filter, `docs/envoy-wasm.yaml` are the only Envoy configurations there are: what is started here is
+//! one of these documents with other ports and paths in it, so a test that passes says something about the document that users read. Nothing is installed here; `e2e/tools/envoy` does that, and
 //! where it has not run the error says so.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,12 @@ use crate::process::{Launch, Process, wait_until};
 
 /// The reference configuration, comments and all.
 pub const DOCUMENT: &str = include_str!("../../docs/envoy.yaml");
+
+/// The reference configuration with the wasm filter.
+pub const WASM_DOCUMENT: &str = include_str!("../../docs/envoy-wasm.yaml");
+
+/// Where both documents have their one HTTP connection manager.
+const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 
 /// The version that everything is tested with; `e2e/tools/envoy` installs it.
 pub const VERSION: &str = "1.40.0";
@@ -39,12 +45,25 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The admin interface.
     pub admin: SocketAddr,
-    /// The ext_proc servers.
+    /// The ext_proc servers, where Envoy asks them.
     pub processors: Vec<SocketAddr>,
+    /// The wasm filter, where it decides; then nobody is asked.
+    pub wasm: Option<Wasm>,
     /// Folder with `cds.json`, which must be there already.
     pub clusters: PathBuf,
     /// Worker threads.
     pub workers: u32,
+}
+
+/// The wasm filter in an Envoy.
+#[derive(Clone, Debug)]
+pub struct Wasm {
+    /// The module.
+    pub module: PathBuf,
+    /// The controller's state service.
+    pub controller: SocketAddr,
+    /// The plugin's configuration.
+    pub configuration: Value,
 }
 
 impl Settings {
@@ -59,10 +78,14 @@ impl Settings {
     /// # Errors
     /// When the document no longer has the places that are to be filled.
     pub fn bootstrap(&self) -> Result<Value> {
-        let mut bootstrap: Value = serde_saphyr::from_str(DOCUMENT).context("docs/envoy.yaml is not YAML")?;
-        let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
-        let endpoints: Vec<Value> = self
-            .processors
+        let document = if self.wasm.is_some() { WASM_DOCUMENT } else { DOCUMENT };
+        let mut bootstrap: Value = serde_saphyr::from_str(document).context("the document is not YAML")?;
+        // The one static cluster is that of whom Envoy asks, or the filter.
+        let peers = match &self.wasm {
+            Some(wasm) => std::slice::from_ref(&wasm.controller),
+            None => &self.processors,
+        };
+        let endpoints: Vec<Value> = peers
             .iter()
             .map(|at| json!({"endpoint": {"address": socket_address(*at)}}))
             .collect();
@@ -74,7 +97,7 @@ impl Settings {
                 socket_address(self.listen),
             ),
             (
-                format!("{manager}/access_log/0/typed_config/path"),
+                format!("{MANAGER}/access_log/0/typed_config/path"),
                 json!(self.access_log()),
             ),
             (
@@ -87,7 +110,23 @@ impl Settings {
         for (pointer, value) in places {
             *place(&mut bootstrap, &pointer)? = value;
         }
+        if let Some(wasm) = &self.wasm {
+            wasm.configure(&mut bootstrap)?;
+        }
         Ok(bootstrap)
+    }
+}
+
+impl Wasm {
+    /// The plugin's part of the reference configuration.
+    pub const PLUGIN: &str =
+        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config";
+
+    fn configure(&self, bootstrap: &mut Value) -> Result<()> {
+        let plugin = place(bootstrap, Self::PLUGIN)?;
+        *place(plugin, "/vm_config/code/local/filename")? = json!(self.module);
+        *place(plugin, "/configuration/value")? = json!(self.configuration.to_string());
+        Ok(())
     }
 }
 
@@ -98,7 +137,7 @@ impl Settings {
 pub fn place<'a>(configuration: &'a mut Value, pointer: &str) -> Result<&'a mut Value> {
     configuration
         .pointer_mut(pointer)
-        .with_context(|| format!("docs/envoy.yaml has nothing at {pointer}"))
+        .with_context(|| format!("the configuration has nothing at {pointer}"))
 }
 
 fn socket_address(at: SocketAddr) -> Value {

@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::Value;
 
 /// Crate, the crates of ours it may use, and the libraries that must never be in its tree.
-const ARROWS: [(&str, &[&str], &[&str]); 6] = [
+const ARROWS: [(&str, &[&str], &[&str]); 7] = [
     (
         "kthena-scheduler",
         &[],
@@ -19,6 +19,7 @@ const ARROWS: [(&str, &[&str], &[&str]); 6] = [
     ),
     ("kthena-gateway-api", &[], &["tokio", "tonic"]),
     ("kthena-ext-proc", &["kthena-scheduler"], &["kube"]),
+    ("kthena-wasm-filter", &["kthena-scheduler"], &["tokio", "tonic", "kube"]),
     ("kthena-controller", &["kthena-scheduler", "kthena-gateway-api"], &[]),
     ("kthena-simulator", &[], &[]),
     (
@@ -90,6 +91,7 @@ fn crate_folders() -> Vec<PathBuf> {
         "scheduler",
         "gateway-api",
         "ext-proc",
+        "wasm-filter",
         "controller",
         "e2e",
         "e2e/simulator",

@@ -119,7 +119,11 @@ impl Config {
                 Err(ConfigError::Range { field, range })
             }
         };
-        check(!config.controller.is_empty(), "controller", "the name of an Envoy cluster")?;
+        check(
+            !config.controller.is_empty(),
+            "controller",
+            "the name of an Envoy cluster",
+        )?;
         check(config.max_body_bytes > 0, "max_body_bytes", "above 0")?;
         check(
             (1..=65_536).contains(&config.max_endpoints),
@@ -133,11 +137,7 @@ impl Config {
         )?;
         check(config.max_resource_bytes > 0, "max_resource_bytes", "above 0")?;
         check(config.max_placements > 0, "max_placements", "above 0")?;
-        check(
-            config.placement_bytes_per_s > 0,
-            "placement_bytes_per_s",
-            "above 0",
-        )?;
+        check(config.placement_bytes_per_s > 0, "placement_bytes_per_s", "above 0")?;
         Ok(config)
     }
 

@@ -95,7 +95,10 @@ mod tests {
         }
         assert_eq!(waits, [25, 50, 100, 200, 400, 500, 500, 500]);
         link.lost(u64::MAX, now);
-        assert!(link.is_due(now.after(1_500)), "jitter stays below one and a half of the wait");
+        assert!(
+            link.is_due(now.after(1_500)),
+            "jitter stays below one and a half of the wait"
+        );
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Reading {
     pub state_malformed: u64,
     /// Resources refused.
     pub state_refused: u64,
+    /// Times that the state was left for the next plugin.
+    pub state_kept: u64,
     /// Placements dropped for want of room or of bytes a second.
     pub placements_dropped: u64,
     /// Placements of endpoints not known here.
@@ -40,7 +42,7 @@ pub struct Reading {
 
 const GAUGES: usize = 5;
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "kthena_synced",
     "kthena_connected",
     "kthena_held",
@@ -53,6 +55,7 @@ const NAMES: [&str; 14] = [
     "kthena_state_messages_total",
     "kthena_state_malformed_total",
     "kthena_state_refused_total",
+    "kthena_state_kept_total",
     "kthena_placements_dropped_total",
     "kthena_placements_unknown_total",
 ];
@@ -72,6 +75,7 @@ impl Reading {
             self.state_messages,
             self.state_malformed,
             self.state_refused,
+            self.state_kept,
             self.placements_dropped,
             self.placements_unknown,
         ]
@@ -88,7 +92,13 @@ pub struct Metrics {
 impl Metrics {
     /// Declares them.
     pub fn new(host: &impl Host) -> Self {
-        let kind = |at| if at < GAUGES { MetricKind::Gauge } else { MetricKind::Counter };
+        let kind = |at| {
+            if at < GAUGES {
+                MetricKind::Gauge
+            } else {
+                MetricKind::Counter
+            }
+        };
         Self {
             ids: std::array::from_fn(|at| host.define(kind(at), NAMES[at])),
             told: [0; NAMES.len()],

@@ -96,7 +96,8 @@ impl<H: Host> Root<H> {
                 let (subscriber, index) = self.state.learning();
                 if let Some(snapshot) = subscriber.restore(&saved, index, now) {
                     self.state.publish(snapshot);
-                    self.host.log(Level::Info, "kthena: serving the state that an earlier plugin left");
+                    self.host
+                        .log(Level::Info, "kthena: serving the state that an earlier plugin left");
                 }
             }
             Ok(None) => {}
@@ -155,14 +156,12 @@ impl<H: Host> Root<H> {
 
     /// A request ended with trailers.
     pub fn on_request_trailers(&mut self, id: u32) -> Flow {
-        self.on_request(id, |conversation, state, host| conversation.on_request_trailers(state, host))
+        self.on_request(id, |conversation, state, host| {
+            conversation.on_request_trailers(state, host)
+        })
     }
 
-    fn on_request(
-        &mut self,
-        id: u32,
-        step: impl FnOnce(&mut Conversation, &mut State, &H) -> Flow,
-    ) -> Flow {
+    fn on_request(&mut self, id: u32, step: impl FnOnce(&mut Conversation, &mut State, &H) -> Flow) -> Flow {
         self.state.set_now(self.host.now());
         let Some(mut conversation) = self.requests.remove(&id) else {
             return Flow::Continue;
@@ -349,7 +348,9 @@ impl<H: Host> Root<H> {
         }
         let now = self.state.now();
         for id in std::mem::take(&mut self.held) {
-            let Some(mut conversation) = self.requests.remove(&id) else { continue };
+            let Some(mut conversation) = self.requests.remove(&id) else {
+                continue;
+            };
             let before = conversation.progress();
             if matches!(before, Progress::Waiting(until) if all || until <= now) {
                 self.host.enter(id);
@@ -373,7 +374,9 @@ impl<H: Host> Root<H> {
             unseen, requests, host, ..
         } = self;
         unseen.retain(|(id, before)| {
-            let Some(conversation) = requests.get_mut(id) else { return false };
+            let Some(conversation) = requests.get_mut(id) else {
+                return false;
+            };
             if conversation.progress() != Progress::Held {
                 return false;
             }
@@ -405,9 +408,12 @@ impl<H: Host> Root<H> {
             && let Some(saved) = self.state.subscriber.saved()
         {
             self.unsaved = false;
-            if let Err(reason) = keep::store(&self.host, &saved, self.config.shared_state_bytes) {
-                let line = format!("kthena: could not leave the state for the next plugin: {reason}");
-                self.host.log(Level::Warn, &line);
+            match keep::store(&self.host, &saved, self.config.shared_state_bytes) {
+                Ok(()) => self.reading.state_kept += 1,
+                Err(reason) => {
+                    let line = format!("kthena: could not leave the state for the next plugin: {reason}");
+                    self.host.log(Level::Warn, &line);
+                }
             }
         }
     }

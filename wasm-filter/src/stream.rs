@@ -119,7 +119,11 @@ impl Conversation {
                 return self.carry_out(effects, state, host);
             }
         }
-        if end { self.on_request_end(state, host) } else { Flow::Pause }
+        if end {
+            self.on_request_end(state, host)
+        } else {
+            Flow::Pause
+        }
     }
 
     /// The request ended with trailers.
@@ -325,9 +329,15 @@ impl Conversation {
         };
         fact("kthena.model_name", record.model.as_deref());
         fact("kthena.model_route", record.route.as_ref().map(|route| &*route.name));
-        fact("kthena.model_server", record.server.as_ref().map(|server| &*server.name));
+        fact(
+            "kthena.model_server",
+            record.server.as_ref().map(|server| &*server.name),
+        );
         fact("kthena.upstream_model", record.upstream_model.as_deref());
-        fact("kthena.selected_pod", record.selected.as_ref().map(|endpoint| &*endpoint.pod));
+        fact(
+            "kthena.selected_pod",
+            record.selected.as_ref().map(|endpoint| &*endpoint.pod),
+        );
         if host.logs(Level::Debug) {
             let why = dispatch.explanation.as_ref().map(Explanation::to_header);
             let line = format!(

@@ -84,7 +84,9 @@ mod tests {
             Input::ResponseBody(bytes) => shown.extend_from_slice(bytes),
             other => panic!("{other:?}"),
         };
-        pieces.iter().for_each(|piece| excerpt.take(piece.as_bytes(), &mut show));
+        pieces
+            .iter()
+            .for_each(|piece| excerpt.take(piece.as_bytes(), &mut show));
         excerpt.finish(&mut show);
         String::from_utf8(shown).unwrap()
     }

@@ -206,6 +206,7 @@ impl Stand {
             listen: ports[0].address(),
             admin: ports[1].address(),
             processors: vec![ports[2].address()],
+            wasm: None,
             clusters: self.system.envoy()?.settings().clusters.clone(),
             workers,
         };
@@ -332,6 +333,7 @@ mod tests {
             listen: at,
             admin: at,
             processors: vec![at],
+            wasm: None,
             clusters: "/tmp/x".into(),
             workers: 1,
         };

@@ -53,7 +53,7 @@ use crate::process::wait_until;
 use crate::scratch::Scratch;
 use fleet::Fleet;
 use manifests::Manifests;
-pub use options::{Change, Options};
+pub use options::{Change, Filter, Options};
 pub use program::Program;
 use services::Service;
 
@@ -124,6 +124,7 @@ impl System {
             listen: options.listen.unwrap_or(ports[0].address()),
             admin: ports[1].address(),
             processors: ext_procs.iter().map(|one| one.address()).collect(),
+            wasm: wasm(&options, controller.address())?,
             clusters: folder.join("envoy"),
             workers: options.workers,
         };
@@ -296,8 +297,10 @@ impl System {
     }
 
     async fn wait_settled(&self, options: &Options) -> Result<()> {
-        self.wait_for_cluster("kthena-ext-proc", "membership_healthy", options.ext_procs as u64)
-            .await?;
+        if options.filter == Filter::ExtProc {
+            self.wait_for_cluster("kthena-ext-proc", "membership_healthy", options.ext_procs as u64)
+                .await?;
+        }
         for group in &options.groups {
             let endpoints = u64::from(group.endpoints);
             self.wait_for_cluster(&self.cluster(&group.name), "membership_total", endpoints)
@@ -327,5 +330,16 @@ impl System {
         models
             .iter()
             .all(|model| listed.iter().any(|entry| entry["id"] == *model))
+    }
+}
+
+fn wasm(options: &Options, controller: SocketAddr) -> Result<Option<envoy::Wasm>> {
+    match &options.filter {
+        Filter::ExtProc => Ok(None),
+        Filter::Wasm(configuration) => Ok(Some(envoy::Wasm {
+            module: binaries::wasm_module()?,
+            controller,
+            configuration: configuration.clone(),
+        })),
     }
 }

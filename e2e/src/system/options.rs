@@ -8,6 +8,16 @@ use serde_json::Value;
 
 use super::fleet::Group;
 
+/// Who decides.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Filter {
+    /// The ext_proc servers, which Envoy asks.
+    #[default]
+    ExtProc,
+    /// The wasm filter in Envoy, with this configuration. Envoy asks no ext_proc server, but there may be some.
+    Wasm(Value),
+}
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -21,6 +31,8 @@ pub struct Options {
     pub time_scale: f64,
     /// The scheduler configuration file, as YAML; empty for the defaults.
     pub scheduler_config: String,
+    /// Who decides.
+    pub filter: Filter,
     /// How many ext_proc servers.
     pub ext_procs: usize,
     /// Further flags of each ext_proc server; `--state` replaces the controller's address.
@@ -67,6 +79,7 @@ impl Default for Options {
             further: Vec::new(),
             time_scale: 1.0,
             scheduler_config: String::new(),
+            filter: Filter::ExtProc,
             ext_procs: 2,
             ext_proc_flags: vec!["--explain=on".to_owned()],
             controller_flags: Vec::new(),

@@ -64,6 +64,7 @@ impl Rig {
             listen: ports[0].address(),
             admin: ports[1].address(),
             processors,
+            wasm: None,
             clusters: scratch.path().to_owned(),
             workers: 2,
         };

@@ -128,7 +128,10 @@ mod tests {
         let mut outbox = outbox(2, 1 << 20);
         (1..=3).for_each(|id| outbox.push(placement(id, 1)));
         let message = outbox.next(Time::default()).unwrap();
-        assert_eq!(message.placements.iter().map(|p| p.endpoint).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(
+            message.placements.iter().map(|p| p.endpoint).collect::<Vec<_>>(),
+            [2, 3]
+        );
         assert_eq!(outbox.dropped(), 1);
         assert_eq!(outbox.next(Time::default()), None);
     }
@@ -148,7 +151,9 @@ mod tests {
         (0..100).for_each(|id| outbox.push(placement(id, 1)));
         assert_eq!(sent(&mut outbox, 0).iter().sum::<usize>(), 23);
         assert_eq!(sent(&mut outbox, 10), Vec::<usize>::new());
-        let later: usize = (1..=100).map(|tick| sent(&mut outbox, 10 + tick * 10).iter().sum::<usize>()).sum();
+        let later: usize = (1..=100)
+            .map(|tick| sent(&mut outbox, 10 + tick * 10).iter().sum::<usize>())
+            .sum();
         assert!((21..=23).contains(&later), "{later} in the second after");
     }
 }

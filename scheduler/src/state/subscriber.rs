@@ -154,12 +154,7 @@ impl Subscriber {
     ///
     /// # Errors
     /// When it is not this message's turn; the stream is to be ended.
-    pub fn receive(
-        &mut self,
-        message: ToFilter,
-        index: &PrefixIndex,
-        now: Time,
-    ) -> Result<Received, ProtocolError> {
+    pub fn receive(&mut self, message: ToFilter, index: &PrefixIndex, now: Time) -> Result<Received, ProtocolError> {
         let mut received = Received::default();
         match (self.phase, message.message) {
             (Phase::Greeted, Some(to_filter::Message::Welcome(_))) => {
@@ -203,7 +198,11 @@ impl Subscriber {
         if self.unreported && now.since(self.last_report) >= self.report_ms {
             self.unreported = false;
             self.last_report = now;
-            messages.extend(self.store.report().map(|report| up(from_filter::Message::Report(report))));
+            messages.extend(
+                self.store
+                    .report()
+                    .map(|report| up(from_filter::Message::Report(report))),
+            );
         }
         messages
     }
@@ -330,7 +329,11 @@ mod tests {
             let is_report = |message: &from_filter::Message| matches!(message, from_filter::Message::Report(_));
             messages.iter().filter(|message| is_report(message)).count()
         };
-        assert_eq!(reports(filter.due(100)), 1, "the first is complete, and so also when there is nothing");
+        assert_eq!(
+            reports(filter.due(100)),
+            1,
+            "the first is complete, and so also when there is nothing"
+        );
         filter.receive(state(), 100).unwrap();
         let slot = Arc::clone(&filter.subscriber.store.endpoint(EndpointId(1)).unwrap().slot);
         slot.begin(10);

@@ -255,7 +255,9 @@ impl Host for Fake {
     }
 
     fn count_shared(&self, key: &str) -> u64 {
-        let before = self.shared(key).and_then(|value| Some(u64::from_le_bytes(value.try_into().ok()?)));
+        let before = self
+            .shared(key)
+            .and_then(|value| Some(u64::from_le_bytes(value.try_into().ok()?)));
         let next = before.unwrap_or(0) + 1;
         self.share(key, &next.to_le_bytes());
         next

@@ -1,0 +1,111 @@
+//! However a request ends, what is counted of it in flight ends with it, at once and in every decider's picture.
+
+use std::time::Duration;
+
+use kthena_e2e::client::Client;
+use kthena_e2e::process::wait_until;
+use kthena_e2e::system::System;
+use kthena_simulator::Fault;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::{CHAT, SOON, in_flight, llama, metric, new_question, start, wait_in_flight};
+
+const ENDPOINTS: u8 = 2;
+
+/// Nothing is in flight, and the filter remembers no request.
+async fn wait_idle(system: &System) {
+    wait_in_flight(system, usize::from(ENDPOINTS), 0.0).await;
+    wait_until("no request in the filter's table", SOON, async || {
+        metric(system, "kthena_requests").await == 0
+    })
+    .await
+    .unwrap();
+}
+
+/// Model servers that take this long before they answer.
+async fn slow(system: &System, delay_ms: u64) {
+    let fault = Fault::Slow { factor: 1.0, delay_ms };
+    system.fleet().inflict(&fault, &[]).await.unwrap();
+}
+
+/// A request whose client can go at any time.
+async fn open(system: &System) -> TcpStream {
+    let body = new_question("llama").body;
+    let mut connection = TcpStream::connect(system.address()).await.unwrap();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&body).await.unwrap();
+    connection
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_done_and_a_client_that_is_gone() {
+    let system = start(llama(ENDPOINTS)).await;
+    slow(&system, 2_000).await;
+    let client = Client::http1(system.address());
+    let asked = tokio::spawn(async move { client.send(new_question("llama")).await });
+    wait_in_flight(&system, 2, 1.0).await;
+    assert_eq!(asked.await.unwrap().unwrap().status, 200);
+    wait_idle(&system).await;
+
+    slow(&system, 60_000).await;
+    let connection = open(&system).await;
+    wait_in_flight(&system, 2, 1.0).await;
+    drop(connection);
+    wait_idle(&system).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_server_that_resets_and_one_that_takes_too_long() {
+    let system = start(llama(ENDPOINTS)).await;
+    slow(&system, 60_000).await;
+    let client = Client::http1(system.address());
+    let asked = tokio::spawn(async move { client.send(new_question("llama")).await });
+    wait_in_flight(&system, 2, 1.0).await;
+    system.fleet().inflict(&Fault::Die, &[]).await.unwrap();
+    let answer = asked.await.unwrap().unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    wait_idle(&system).await;
+
+    system.fleet().heal(&[]).await.unwrap();
+    let mut manifests = system.fleet().manifests("llama");
+    manifests[0]["spec"]["trafficPolicy"] = json!({"timeout": "300ms", "retry": {"attempts": 0}});
+    system.manifests().write("llama.yaml", &manifests).unwrap();
+    system.fleet().inflict(&Fault::Hang, &[]).await.unwrap();
+    let client = Client::http1(system.address());
+    wait_until("504 when the time of one try is up", SOON, async || {
+        let mut ask = new_question("llama");
+        ask.within = Duration::from_secs(2);
+        client.send(ask).await.is_ok_and(|answer| answer.status == 504)
+    })
+    .await
+    .unwrap();
+    wait_idle(&system).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_go_at_any_moment_leave_nothing_behind() {
+    let system = start(llama(ENDPOINTS)).await;
+    slow(&system, 30).await;
+    let client = Client::http1(system.address());
+    for round in 0..10 {
+        let mut asked = tokio::task::JoinSet::new();
+        for number in 0..100 {
+            let client = client.clone();
+            asked.spawn(async move {
+                // Moments spread over the whole life of a request.
+                let mut ask = new_question("llama");
+                ask.within = Duration::from_millis((number * 7 + round * 3) % 90);
+                client.send(ask).await.is_ok()
+            });
+        }
+        while asked.join_next().await.is_some() {}
+    }
+    wait_idle(&system).await;
+    assert_eq!(in_flight(&system, 2).await, Some(0.0));
+}
