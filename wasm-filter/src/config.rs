@@ -69,6 +69,9 @@ pub enum ConfigError {
     /// It is not what is expected.
     #[error("the plugin's configuration is refused: {0}")]
     Json(#[from] serde_json::Error),
+    /// It is JSON of another kind, or no JSON.
+    #[error("the plugin's configuration is refused: it must be a JSON object")]
+    NotAnObject,
     /// A value is out of range.
     #[error("the plugin's configuration is refused: `{field}` must be {range}")]
     Range {
@@ -107,10 +110,11 @@ impl Config {
     /// # Errors
     /// When it is no JSON object, has a field that is not known, or a value is out of range.
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
-        let config: Self = if json.trim_ascii().is_empty() {
-            Self::default()
-        } else {
-            serde_json::from_slice(json)?
+        let config: Self = match json.trim_ascii().first() {
+            None => Self::default(),
+            Some(b'{') => serde_json::from_slice(json)?,
+            // A list would be taken for the fields in order.
+            Some(_) => return Err(ConfigError::NotAnObject),
         };
         let check = |holds: bool, field, range| {
             if holds {

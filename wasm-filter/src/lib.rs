@@ -14,6 +14,8 @@ pub mod link;
 pub mod metrics;
 pub mod root;
 pub mod state;
+#[cfg(test)]
+mod stories;
 pub mod stream;
 pub mod usage;
 #[cfg(target_family = "wasm")]

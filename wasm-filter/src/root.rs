@@ -4,7 +4,7 @@
 //! request that waits is woken from a tick or by a message of the controller. What must always hold: the VM that serves
 //! no requests (an Envoy makes one on its main thread) subscribes to nothing; a controller that is lost loses nothing but
 //! freshness; a held request is let go or answered by its deadline; the last good state is left in the host's shared data
-//! for the next plugin.
+//! for other workers and for the next plugin.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use ahash::AHashMap;
 use kthena_scheduler::snapshot::Snapshot;
 use kthena_scheduler::state::proto::{FromFilter, ToFilter};
 use kthena_scheduler::state::subscriber::Received;
+use kthena_scheduler::time::Time;
 use prost::Message as _;
 use twox_hash::XxHash3_64;
 
@@ -27,8 +28,10 @@ use crate::stream::{Conversation, Progress};
 const TICK_MS: u64 = 20;
 /// How often a VM that serves none does.
 const IDLE_TICK_MS: u64 = 1_000;
-/// Ticks between what is done about once a second.
-const SLOW_TICKS: u64 = 1_000 / TICK_MS;
+/// Time that a controller has to say its state before an older one serves.
+const CONTROLLER_FIRST_MS: u64 = 250;
+/// Least time between two looks at what is done now and then.
+const SLOW_MS: u64 = 1_000;
 /// Counts the VMs of a host, so that no two of them name themselves alike.
 const VM_COUNTER: &str = "kthena.vms";
 
@@ -50,9 +53,14 @@ pub struct Root<H> {
     unseen: Vec<(u32, u64)>,
     metrics: Metrics,
     reading: Reading,
-    ticks: u64,
+    last_told: Time,
+    last_kept: Time,
     /// Requests have come here.
     serves: bool,
+    /// When the first of them came.
+    began: Time,
+    /// It was looked at what others have left.
+    restored: bool,
     /// The state changed since it was left for the next plugin.
     unsaved: bool,
 }
@@ -60,7 +68,7 @@ pub struct Root<H> {
 // === impl Root ===
 
 impl<H: Host> Root<H> {
-    /// A plugin with this configuration. It serves at once from what a plugin before it has left.
+    /// A plugin with this configuration.
     pub fn new(host: H, id: u32, config: Config) -> Self {
         let now = host.now();
         let number = host.count_shared(VM_COUNTER);
@@ -68,7 +76,8 @@ impl<H: Host> Root<H> {
         let seed = XxHash3_64::oneshot_with_seed(now ^ number.rotate_left(48), &node);
         let mut state = State::new(&config, format!("wasm-{seed:016x}-{number}"), seed);
         state.set_now(now);
-        let mut root = Self {
+        host.tick_every(IDLE_TICK_MS);
+        Self {
             metrics: Metrics::new(&host),
             reading: Reading::default(),
             requests: AHashMap::new(),
@@ -76,28 +85,43 @@ impl<H: Host> Root<H> {
             shows_bodies: false,
             unseen: Vec::new(),
             link: Link::new(),
-            ticks: 0,
+            last_told: state.now(),
+            last_kept: Time::default(),
             serves: false,
+            began: Time::default(),
+            restored: false,
             unsaved: false,
             host,
             id,
             config,
             state,
-        };
-        root.restore();
-        root.host.tick_every(IDLE_TICK_MS);
-        root
+        }
     }
 
+    /// The first request has come.
+    fn begin(&mut self) {
+        // The stream is opened from the next tick: what is opened in a request's event is answered to that request.
+        self.host.tick_every(TICK_MS);
+        self.began = self.state.now();
+        if self.config.state_wait_ms == 0 {
+            self.restore();
+        }
+    }
+
+    /// Serves what an earlier plugin or another worker has left, when the controller is not there to say it better.
     fn restore(&mut self) {
+        self.restored = true;
         match keep::load(&self.host, self.config.shared_state_bytes) {
             Ok(Some(saved)) => {
                 let now = self.state.now();
                 let (subscriber, index) = self.state.learning();
                 if let Some(snapshot) = subscriber.restore(&saved, index, now) {
                     self.state.publish(snapshot);
-                    self.host
-                        .log(Level::Info, "kthena: serving the state that an earlier plugin left");
+                    self.host.log(
+                        Level::Info,
+                        "kthena: serving the state that another worker or plugin left",
+                    );
+                    self.wake(true);
                 }
             }
             Ok(None) => {}
@@ -129,9 +153,8 @@ impl<H: Host> Root<H> {
     pub fn on_request_headers(&mut self, id: u32, end: bool) -> Flow {
         self.state.set_now(self.host.now());
         if !std::mem::replace(&mut self.serves, true) {
-            // The stream is opened from the next tick: what is opened in a request's event is answered to that request.
             self.host.enter(self.id);
-            self.host.tick_every(TICK_MS);
+            self.begin();
             self.host.enter(id);
         }
         let mut conversation = Conversation::default();
@@ -223,15 +246,22 @@ impl<H: Host> Root<H> {
     /// Some time has passed.
     pub fn on_tick(&mut self) {
         self.state.set_now(self.host.now());
-        self.ticks += 1;
+        let now = self.state.now();
         if self.serves {
             self.connect();
+            if self.state.snapshot().is_none() && !self.restored && now.since(self.began) > CONTROLLER_FIRST_MS {
+                self.restore();
+            }
             self.send_due();
             self.refuse_unheld();
             self.wake(false);
         }
-        if self.ticks % SLOW_TICKS == 0 {
-            self.save();
+        if self.unsaved && now.since(self.last_kept) >= SLOW_MS {
+            self.last_kept = now;
+            self.keep();
+        }
+        if now.since(self.last_told) >= SLOW_MS {
+            self.last_told = now;
             self.tell();
         }
     }
@@ -337,6 +367,9 @@ impl<H: Host> Root<H> {
         self.state.subscriber.lost(now);
         let random = self.state.random();
         self.link.lost(random, now);
+        if self.state.snapshot().is_none() && !self.restored {
+            self.restore();
+        }
     }
 
     // --- what waits
@@ -403,11 +436,9 @@ impl<H: Host> Root<H> {
 
     // --- now and then
 
-    fn save(&mut self) {
-        if self.unsaved
-            && let Some(saved) = self.state.subscriber.saved()
-        {
-            self.unsaved = false;
+    fn keep(&mut self) {
+        self.unsaved = false;
+        if let Some(saved) = self.state.subscriber.saved() {
             match keep::store(&self.host, &saved, self.config.shared_state_bytes) {
                 Ok(()) => self.reading.state_kept += 1,
                 Err(reason) => {

@@ -12,12 +12,15 @@ mod agree;
 #[path = "../path/answers.rs"]
 mod answers;
 mod controller;
+mod document;
 mod ends;
 mod host;
 #[path = "../path/manifests.rs"]
 mod manifests;
 #[path = "../faults/refusals.rs"]
 mod refusals;
+#[path = "../faults/retries.rs"]
+mod retries;
 #[path = "../path/routing.rs"]
 mod routing;
 
@@ -134,4 +137,18 @@ async fn metric(system: &System, name: &str) -> u64 {
     let name = format!("wasmcustom.{name}");
     let stats = system.envoy().unwrap().stats(&name).await.unwrap_or_default();
     stats.get(&name).copied().unwrap_or(0)
+}
+
+/// The access-log line of a request; Envoy writes lines after the answer.
+async fn log_line(system: &System, answer: &Answer) -> Value {
+    let id = answer.header("x-request-id");
+    let mut found = None;
+    wait_until(&format!("the access-log line of {id}"), SOON, async || {
+        let lines = system.envoy().unwrap().access_log().await.unwrap_or_default();
+        found = lines.into_iter().find(|line| line["request_id"] == id);
+        found.is_some()
+    })
+    .await
+    .unwrap();
+    found.unwrap()
 }

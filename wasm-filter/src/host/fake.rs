@@ -9,6 +9,9 @@ use std::rc::Rc;
 
 use super::{Host, Level, MetricId, MetricKind};
 
+/// Status, headers and body of an answer.
+pub type Answer = (u16, Vec<(String, String)>, Vec<u8>);
+
 /// What became of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -16,8 +19,8 @@ pub struct Request {
     pub headers: BTreeMap<String, Vec<u8>>,
     /// Its body, as far as it came and as it stands now.
     pub body: Vec<u8>,
-    /// Status, headers and body of an answer by the plugin.
-    pub answer: Option<(u16, Vec<(String, String)>, Vec<u8>)>,
+    /// An answer by the plugin.
+    pub answer: Option<Answer>,
     /// Headers of the model server's answer, as they stand now.
     pub response_headers: BTreeMap<String, String>,
     /// The piece of the answer that passes.
