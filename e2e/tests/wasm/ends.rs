@@ -16,7 +16,7 @@ const ENDPOINTS: u8 = 2;
 
 /// Nothing is in flight, and the filter remembers no request.
 async fn wait_idle(system: &System) {
-    wait_in_flight(system, usize::from(ENDPOINTS), 0.0).await;
+    crate::wait_idle(system, 0, usize::from(ENDPOINTS)).await;
     wait_until("no request in the filter's table", SOON, async || {
         metric(system, "kthena_requests").await == 0
     })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use kthena_e2e::client::{Ask, Client};
 use kthena_e2e::envoy::{Wasm, place};
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::{Filter, Options, System};
+use kthena_e2e::system::{Change, Filter, Options, System};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ const LISTENERS: &str = "lds.json";
 /// A system whose listener, and with it the plugin, can be replaced while it runs.
 pub(crate) fn dynamic(options: Options) -> Options {
     Options {
-        change_envoy: listeners_in_a_file,
+        change_envoy: Change::new(listeners_in_a_file),
         ..options
     }
 }
@@ -91,10 +91,10 @@ async fn a_broken_configuration_is_refused_and_the_one_before_it_serves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_does_not_hold_heads_is_told_with_the_first_request_and_nothing_hangs() {
     let system = start(Options {
-        change_envoy: |configuration| {
+        change_envoy: Change::new(|configuration| {
             let plugin = place(configuration, Wasm::PLUGIN).unwrap();
             plugin["allow_on_headers_stop_iteration"] = json!(false);
-        },
+        }),
         ..llama(1)
     })
     .await;

@@ -13,8 +13,16 @@ mod agree;
 mod answers;
 mod controller;
 mod document;
+#[path = "../faults/documented.rs"]
+#[allow(dead_code, reason = "what Envoy answers by itself is a story of `faults` alone")]
+mod documented;
 mod ends;
 mod host;
+#[path = "../faults/hot_restart.rs"]
+mod hot_restart;
+#[path = "../faults/load.rs"]
+#[allow(dead_code, reason = "when requests were lost is looked at in `faults` alone")]
+mod load;
 #[path = "../path/manifests.rs"]
 mod manifests;
 #[path = "../faults/refusals.rs"]
@@ -40,18 +48,14 @@ const CHAT: &str = "/v1/chat/completions";
 /// Patience for what takes milliseconds, on a machine that does much else.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Starts a system that decides by the wasm filter. One ext_proc server, which nobody asks, is there to be seen: it learns from the
-/// controller what all deciders have in flight, and where they placed prompts.
+/// Starts a system that decides by the wasm filter. There are ext_proc servers, which nobody asks: they learn from the controller what all
+/// deciders have in flight, and where they placed prompts, and have pages that show it.
 async fn start(options: Options) -> System {
     let filter = match options.filter {
         Filter::ExtProc => Filter::Wasm(json!({"explain": true})),
         chosen => chosen,
     };
-    let options = Options {
-        filter,
-        ext_procs: 1,
-        ..options
-    };
+    let options = Options { filter, ..options };
     System::start(options).await.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
@@ -119,6 +123,11 @@ async fn in_flight(system: &System, endpoints: usize) -> Option<f64> {
     let page: Value = serde_json::from_str(&page).ok()?;
     let pods = page["pods"].as_array().filter(|pods| pods.len() == endpoints)?;
     Some(pods.iter().filter_map(|pod| pod["inFlight"].as_f64()).sum())
+}
+
+/// Waits until an ext_proc server knows these many pods and counts nothing in flight at any.
+async fn wait_idle(system: &System, _: usize, endpoints: usize) {
+    wait_in_flight(system, endpoints, 0.0).await;
 }
 
 /// Waits until so many requests are in flight.

@@ -12,16 +12,13 @@ use std::sync::Arc;
 use super::outbox::{Outbox, OutboxLimits};
 use super::proto::{FromFilter, ToFilter, from_filter, to_filter};
 use super::store::{Counters, Limits, Store};
-use super::{proto, residency};
+use super::{PROTOCOL_MINOR, proto, residency};
 use crate::lease::Relocation;
 use crate::load::Fleet;
 use crate::prefix::{Key, PrefixIndex};
 use crate::profile::Profile;
 use crate::snapshot::{EndpointId, Snapshot};
 use crate::time::Time;
-
-/// The version of the protocol spoken here.
-const PROTOCOL_MINOR: u32 = 0;
 
 /// How a subscriber is sized and how often it speaks.
 #[derive(Clone, Debug)]
@@ -336,7 +333,7 @@ mod tests {
         );
         filter.receive(state(), 100).unwrap();
         let slot = Arc::clone(&filter.subscriber.store.endpoint(EndpointId(1)).unwrap().slot);
-        slot.begin(10);
+        slot.begin(None, 10);
         filter.subscriber.count_changed();
         assert_eq!(reports(filter.due(149)), 0, "too soon");
         assert_eq!(reports(filter.due(150)), 1);
