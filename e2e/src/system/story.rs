@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a story's helper fails by panicking")]
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::fleet::{Group, Received};
+use super::manifests::model_route;
 use super::{Options, System};
 use crate::client::{Answer, Ask};
 use crate::process::wait_until;
@@ -61,4 +64,54 @@ pub async fn log_line(system: &System, request_id: &str) -> Value {
     .await
     .unwrap();
     found.unwrap_or_default()
+}
+
+/// The model `llama` on this many model servers, whose answers take some 20 ms.
+#[must_use]
+pub fn llama(endpoints: u8) -> Options {
+    let group = Group {
+        figures: "profile=test-nodelay,step_ms=5".to_owned(),
+        ..Group::instant("llama", "meta/llama", endpoints)
+    };
+    Options {
+        groups: vec![group],
+        routes: vec![model_route("llama", "llama", "llama")],
+        ..Options::default()
+    }
+}
+
+/// A question that nobody has asked before, and so has no home yet.
+#[must_use]
+pub fn new_question(model: &str) -> Ask {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let number = ASKED.fetch_add(1, Relaxed);
+    let prompt = format!("Question {number} of its own kind. ").repeat(100);
+    let body = json!({"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4});
+    Ask::post(CHAT, body.to_string())
+}
+
+/// A short question to a model.
+#[must_use]
+pub fn question(model: &str) -> Ask {
+    let body = json!({"model": model, "messages": [{"role": "user", "content": "Who is there?"}], "max_tokens": 2});
+    Ask::post(CHAT, body.to_string())
+}
+
+/// Asks a model, and tells which group of the fleet answered.
+///
+/// # Panics
+/// When none did.
+pub async fn group_of(system: &System, ask: Ask) -> String {
+    let address = who(&send(system, ask).await);
+    let groups = system.fleet().groups().iter();
+    let mut found = groups.filter(|group| system.fleet().addresses(&group.name).contains(&address));
+    found.next().unwrap().name.clone()
+}
+
+/// The newest request that a model server received.
+///
+/// # Panics
+/// When there is none.
+pub async fn last_received(system: &System) -> Received {
+    system.fleet().received(0).await.unwrap().pop().unwrap()
 }

@@ -25,37 +25,10 @@ mod retries;
 mod tls;
 mod unavailable;
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-use kthena_e2e::client::Ask;
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::fleet::Group;
-use kthena_e2e::system::manifests::model_route;
-pub(crate) use kthena_e2e::system::story::{CHAT, SOON, log_line, send, start, who};
-use kthena_e2e::system::{Options, Part, System};
-use serde_json::{Value, json};
-
-/// The model `llama` on this many model servers, whose answers take some 20 ms.
-fn llama(endpoints: u8) -> Options {
-    let group = Group {
-        figures: "profile=test-nodelay,step_ms=5".to_owned(),
-        ..Group::instant("llama", "meta/llama", endpoints)
-    };
-    Options {
-        groups: vec![group],
-        routes: vec![model_route("llama", "llama", "llama")],
-        ..Options::default()
-    }
-}
-
-/// A question that nobody has asked before, and so has no home yet.
-fn new_question(model: &str) -> Ask {
-    static ASKED: AtomicU32 = AtomicU32::new(0);
-    let number = ASKED.fetch_add(1, Relaxed);
-    let prompt = format!("Question {number} of its own kind. ").repeat(100);
-    let body = json!({"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4});
-    Ask::post(CHAT, body.to_string())
-}
+pub(crate) use kthena_e2e::system::story::{CHAT, SOON, llama, log_line, new_question, send, start, who};
+use kthena_e2e::system::{Part, System};
+use serde_json::Value;
 
 /// The pods as an ext_proc server sees them.
 async fn pods(system: &System, replica: usize) -> Vec<Value> {

@@ -14,27 +14,4 @@ mod manifests;
 mod routing;
 mod traces;
 
-use kthena_e2e::client::Ask;
-use kthena_e2e::system::System;
-use kthena_e2e::system::fleet::Received;
-pub(crate) use kthena_e2e::system::story::{CHAT, SOON, log_line, send, start, who};
-use serde_json::json;
-
-/// A short question to a model.
-fn question(model: &str) -> Ask {
-    let body = json!({"model": model, "messages": [{"role": "user", "content": "Who is there?"}], "max_tokens": 2});
-    Ask::post(CHAT, body.to_string())
-}
-
-/// Asks a model, and tells which group of the fleet answered.
-async fn group_of(system: &System, ask: Ask) -> String {
-    let address = who(&send(system, ask).await);
-    let groups = system.fleet().groups().iter();
-    let mut found = groups.filter(|group| system.fleet().addresses(&group.name).contains(&address));
-    found.next().unwrap().name.clone()
-}
-
-/// The newest request that a model server received.
-async fn last_received(system: &System) -> Received {
-    system.fleet().received(0).await.unwrap().pop().unwrap()
-}
+pub(crate) use kthena_e2e::system::story::{CHAT, SOON, group_of, last_received, log_line, question, send, start, who};
