@@ -29,7 +29,7 @@ use crate::config::{Config, Listen, Serve};
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use crate::state::{State, Subscription, Timing};
-use crate::stream::{Processor, Shared};
+use crate::stream::{self, Shared};
 use crate::telemetry;
 
 /// Names under which health is asked for: the server as a whole, liveness, readiness, and the service that Envoy uses.
@@ -79,7 +79,7 @@ pub async fn run(config: Config) -> Result<()> {
     reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     tasks.spawn(report_health(reporter, Arc::clone(&pages), Arc::clone(&shared.state)));
     let routes = Routes::new(health)
-        .add_service(Processor::service(Arc::clone(&shared)))
+        .add_service(stream::service(Arc::clone(&shared)))
         .add_service(AccessLog::service(
             Arc::clone(&shared),
             config.requests.access_log_grace,

@@ -5,17 +5,17 @@
 //! change, always in full duplex; the exchange's bound on it is the bound here. Events after the end of the request body
 //! are ignored: an Envoy repeats the last chunk of large bodies.
 
+use bytes::Bytes;
 use kthena_scheduler::exchange::{
     Context, Dispatch, Effect, Exchange, Header, Input, LocalReply, RequestHead, ResponseHead, header,
 };
 use kthena_scheduler::explain::Explanation;
 use kthena_scheduler::lease::Relocation;
 use kthena_scheduler::prefix::Key;
-use kthena_scheduler::request::splice;
 use kthena_scheduler::snapshot::EndpointId;
 use kthena_scheduler::time::Time;
 
-use crate::wire::{BodyMode, Change, Direction, Event, Modes, Replies, To};
+use crate::wire::{Body, BodyMode, Change, Direction, Event, Modes, Replies, To};
 
 /// What a conversation tells beside its replies.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Conversation {
     exchange: Exchange,
     modes: Modes,
     /// The request body, as far as it came and is still ours to send on.
-    body: Vec<u8>,
+    body: Body,
     /// The message that waits for its reply.
     owed: Option<To>,
     request: Progress,
@@ -132,11 +132,11 @@ impl Conversation {
                 };
                 self.on_response_headers(cx, head, end, replies, news);
             }
-            Event::ResponseBody { body, end } => self.on_response_body(cx, &body, end, replies, news),
+            Event::ResponseBody { body, end } => self.on_response_body(cx, body, end, replies, news),
             Event::ResponseTrailers => {
                 let rest = self.answer_ended(cx, news);
                 if self.modes.response == BodyMode::FullDuplex && !rest.is_empty() {
-                    replies.stream(Direction::Response, &rest, false);
+                    replies.stream(Direction::Response, rest.into(), false);
                 }
                 replies.trailers(Direction::Response);
             }
@@ -201,14 +201,14 @@ impl Conversation {
     fn on_request_body(
         &mut self,
         cx: &mut Context<'_>,
-        body: Vec<u8>,
+        body: Bytes,
         end: bool,
         replies: &mut Replies,
         news: &mut Vec<News>,
     ) {
         match self.request {
             Progress::Open => {}
-            Progress::Passing => return self.pass_body(&body, end, replies),
+            Progress::Passing => return self.pass_body(body, end, replies),
             Progress::Ended { .. } | Progress::Sent | Progress::Answered => return,
         }
         // A buffered body is whole, though trailers may still follow.
@@ -217,11 +217,7 @@ impl Conversation {
             self.owed = Some(To::RequestBody);
         }
         let mut effects = self.step(cx, Input::RequestBody(&body));
-        if self.body.is_empty() {
-            self.body = body;
-        } else {
-            self.body.extend_from_slice(&body);
-        }
+        self.body.push(body);
         if end && effects.is_empty() {
             self.request = Progress::Ended { trailers: false };
             effects = self.step(cx, Input::RequestEnd);
@@ -265,25 +261,25 @@ impl Conversation {
     fn on_response_body(
         &mut self,
         cx: &mut Context<'_>,
-        body: &[u8],
+        body: Bytes,
         end: bool,
         replies: &mut Replies,
         news: &mut Vec<News>,
     ) {
         let mut replaced = None;
-        for effect in self.step(cx, Input::ResponseBody(body)) {
+        for effect in self.step(cx, Input::ResponseBody(&body)) {
             if let Effect::ReplaceChunk(bytes) = effect {
-                replaced = Some(bytes);
+                replaced = Some(Body::from(bytes));
             }
         }
         if end {
             let rest = self.answer_ended(cx, news);
             if !rest.is_empty() {
-                replaced.get_or_insert_with(|| body.to_vec()).extend_from_slice(&rest);
+                replaced.get_or_insert_with(|| body.clone().into()).push(rest.into());
             }
         }
         if self.modes.response == BodyMode::FullDuplex {
-            replies.stream(Direction::Response, replaced.as_deref().unwrap_or(body), end);
+            replies.stream(Direction::Response, replaced.unwrap_or_else(|| body.into()), end);
         } else {
             replies.chunk(replaced);
         }
@@ -325,12 +321,12 @@ impl Conversation {
         replies.pass(self.forged);
     }
 
-    fn pass_body(&mut self, body: &[u8], end: bool, replies: &mut Replies) {
+    fn pass_body(&mut self, body: Bytes, end: bool, replies: &mut Replies) {
         if end {
             self.request = Progress::Sent;
         }
         match self.modes.request {
-            BodyMode::FullDuplex => replies.stream(Direction::Request, body, end),
+            BodyMode::FullDuplex => replies.stream(Direction::Request, body.into(), end),
             _ => replies.continue_body(),
         }
     }
@@ -338,7 +334,7 @@ impl Conversation {
     fn respond(&mut self, reply: LocalReply, replies: &mut Replies) {
         self.request = Progress::Answered;
         self.owed = None;
-        self.body = Vec::new();
+        self.body = Body::default();
         if let Some(error_type) = self.exchange.record().error_type {
             self.facts.push(("error_type", error_type.to_owned()));
         }
@@ -351,7 +347,7 @@ impl Conversation {
         self.request = Progress::Sent;
         let mut body = std::mem::take(&mut self.body);
         let rewritten = !dispatch.splices.is_empty();
-        splice::apply(&mut body, &dispatch.splices);
+        body.splice(std::mem::take(&mut dispatch.splices));
         let destinations = dispatch.destinations();
         let explanation = dispatch.explanation.as_ref().map(Explanation::to_header);
         if let Some(explanation) = explanation.as_ref().filter(|_| dispatch.asked_to_explain) {
@@ -370,7 +366,7 @@ impl Conversation {
         };
         replies.change(to, change);
         if full_duplex {
-            replies.stream(Direction::Request, &body, !trailers);
+            replies.stream(Direction::Request, body, !trailers);
             if trailers {
                 replies.trailers(Direction::Request);
             }

@@ -16,12 +16,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context as Poller, Poll};
 use std::time::{Duration, Instant};
 
-use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
-    ExternalProcessor, ExternalProcessorServer,
-};
-use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use kthena_scheduler::exchange::{Context, Header, RequestHead, Settings, World};
 use kthena_scheduler::lease::{LeaseTable, Ticket};
@@ -33,7 +29,7 @@ use crate::metrics::{Active, Metrics, Request as Counted};
 use crate::state::State;
 use crate::stream::conversation::{Conversation, News};
 use crate::telemetry::{RequestSpan, Tracing};
-use crate::wire::{BodyMode, Event, Replies, decode};
+use crate::wire::{BodyMode, Event, ExternalProcessor, ProcessingRequest, ProcessingResponse, Replies, decode};
 
 /// What all streams share.
 #[derive(Debug)]
@@ -66,30 +62,17 @@ impl Shared {
     }
 }
 
-/// The gRPC service.
-#[derive(Clone, Debug)]
-pub struct Processor(Arc<Shared>);
-
-impl Processor {
-    /// Serves with what is shared; `max_message_bytes` bounds one message of Envoy, hence a buffered body.
-    pub fn service(shared: Arc<Shared>) -> ExternalProcessorServer<Self> {
-        // A buffered body comes in one message: its bound is ours, plus room for the rest of the message.
-        let bound = usize::try_from(shared.settings.max_body_bytes)
-            .unwrap_or(usize::MAX)
-            .saturating_add(1 << 20);
-        // One that is over the bound still has to arrive, to be answered with 413 and not with a broken stream.
-        ExternalProcessorServer::new(Self(shared)).max_decoding_message_size(bound.saturating_mul(2))
-    }
-}
-
-#[tonic::async_trait]
-impl ExternalProcessor for Processor {
-    type ProcessStream = Conversing;
-
-    async fn process(&self, request: Request<Streaming<ProcessingRequest>>) -> Result<Response<Conversing>, Status> {
-        self.0.metrics.stream_opened();
-        Ok(Response::new(Conversing {
-            messages: request.into_inner(),
+/// The gRPC service. Its bound on one message of Envoy follows from that on a buffered body, which comes in one.
+pub fn service(
+    shared: Arc<Shared>,
+) -> ExternalProcessor<impl Fn(Streaming<ProcessingRequest>) -> Conversing + Clone + Send + Sync + 'static> {
+    let bound = usize::try_from(shared.settings.max_body_bytes)
+        .unwrap_or(usize::MAX)
+        .saturating_add(1 << 20);
+    let start = move |messages| {
+        shared.metrics.stream_opened();
+        Conversing {
+            messages,
             conversation: Conversation::default(),
             replies: Replies::default(),
             news: Vec::new(),
@@ -99,9 +82,11 @@ impl ExternalProcessor for Processor {
             active: None,
             begun: Instant::now(),
             span: RequestSpan::default(),
-            shared: Arc::clone(&self.0),
-        }))
-    }
+            shared: Arc::clone(&shared),
+        }
+    };
+    // A body that is over the bound still has to arrive, to be answered with 413 and not with a broken stream.
+    ExternalProcessor::new(start, bound.saturating_mul(2))
 }
 
 /// One stream.

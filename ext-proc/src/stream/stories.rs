@@ -3,8 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::service::ext_proc::v3::body_mutation::Mutation;
-use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
+use bytes::Bytes;
 use kthena_scheduler::exchange::{Context, RequestHead, Settings, World};
 use kthena_scheduler::load::Fleet;
 use kthena_scheduler::pick::Scratch;
@@ -13,8 +12,10 @@ use kthena_scheduler::profile::Profile;
 use kthena_scheduler::routing::{Backend, ModelRoute, RouteTable, Rule, Targets};
 use kthena_scheduler::snapshot::{Endpoint, EndpointId, Engine, ModelServer, Retry, Snapshot};
 use kthena_scheduler::time::Time;
+use prost::Message as _;
 
 use super::conversation::{Conversation, News};
+use crate::wire::message::{Mutation, Reply};
 use crate::wire::{BodyMode, Event, Modes, Replies};
 
 const BODY: &str = r#"{"model":"alias","messages":[{"role":"user","content":"hi"}]}"#;
@@ -124,7 +125,8 @@ impl Room {
     }
 
     fn body(&mut self, text: &str, end: bool) -> Vec<String> {
-        self.on(Event::RequestBody { body: text.into(), end })
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        self.on(Event::RequestBody { body, end })
     }
 
     fn answer(&mut self, status: u16, content_type: &str) -> Vec<String> {
@@ -137,7 +139,8 @@ impl Room {
     }
 
     fn chunk(&mut self, text: &str, end: bool) -> Vec<String> {
-        self.on(Event::ResponseBody { body: text.into(), end })
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        self.on(Event::ResponseBody { body, end })
     }
 
     fn in_flight(&self) -> u32 {
@@ -146,16 +149,15 @@ impl Room {
 }
 
 /// A reply in short: which message it answers, where it routes, what it makes of the body.
-fn said(response: &Response) -> String {
+fn said(response: &Reply) -> String {
     let (to, common) = match response {
-        Response::RequestHeaders(r) => ("request headers", r.response.as_ref()),
-        Response::RequestBody(r) => ("request body", r.response.as_ref()),
-        Response::ResponseHeaders(r) => ("response headers", r.response.as_ref()),
-        Response::ResponseBody(r) => ("response body", r.response.as_ref()),
-        Response::RequestTrailers(_) => ("request trailers", None),
-        Response::ResponseTrailers(_) => ("response trailers", None),
-        Response::ImmediateResponse(r) => return format!("reply {}", r.status.as_ref().map_or(0, |s| s.code)),
-        _ => ("other", None),
+        Reply::RequestHeaders(r) => ("request headers", r.response.as_ref()),
+        Reply::RequestBody(r) => ("request body", r.response.as_ref()),
+        Reply::ResponseHeaders(r) => ("response headers", r.response.as_ref()),
+        Reply::ResponseBody(r) => ("response body", r.response.as_ref()),
+        Reply::RequestTrailers(_) => ("request trailers", None),
+        Reply::ResponseTrailers(_) => ("response trailers", None),
+        Reply::Immediate(r) => return format!("reply {}", r.status.as_ref().map_or(0, |s| s.code)),
     };
     let mut said = to.to_owned();
     let headers = common
@@ -173,9 +175,12 @@ fn said(response: &Response) -> String {
         .and_then(|c| c.body_mutation.as_ref())
         .and_then(|m| m.mutation.as_ref())
     {
-        Some(Mutation::Body(bytes)) => said += &format!(" = {}", String::from_utf8_lossy(bytes)),
+        Some(Mutation::Body(bytes)) => said += &format!(" = {}", String::from_utf8_lossy(&bytes.encode_to_vec())),
         Some(Mutation::StreamedResponse(piece)) => {
-            said += &format!(" + {}", String::from_utf8_lossy(&piece.body));
+            said += &format!(
+                " + {}",
+                String::from_utf8_lossy(&piece.body.clone().unwrap_or_default().encode_to_vec())
+            );
             said += if piece.end_of_stream { " end" } else { "" };
         }
         _ => {}

@@ -1,12 +1,14 @@
 //! Envoy's messages as events. Bodies and headers are moved out of the message, never copied.
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, Metadata};
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
-use envoy_types::pb::envoy::service::ext_proc::v3::{HttpHeaders, ProcessingRequest, processing_request::Request};
+use envoy_types::pb::envoy::service::ext_proc::v3::HttpHeaders;
 use envoy_types::pb::google::protobuf::value::Kind;
 
 use kthena_scheduler::exchange::RequestHead;
 
+use crate::wire::message::{ProcessingRequest, RequestPart};
 use crate::wire::modes::{BodyMode, Modes};
 
 /// One message of Envoy.
@@ -22,7 +24,7 @@ pub enum Event {
     /// Bytes of the request body.
     RequestBody {
         /// The bytes.
-        body: Vec<u8>,
+        body: Bytes,
         /// The last of them.
         end: bool,
     },
@@ -42,7 +44,7 @@ pub enum Event {
     /// Bytes of the answer.
     ResponseBody {
         /// The bytes.
-        body: Vec<u8>,
+        body: Bytes,
         /// The last of them.
         end: bool,
     },
@@ -60,24 +62,24 @@ pub fn decode(message: ProcessingRequest) -> (Event, Option<Modes>) {
     });
     let metadata = message.metadata_context;
     let event = match message.request {
-        Some(Request::RequestHeaders(headers)) => {
+        Some(RequestPart::RequestHeaders(headers)) => {
             let end = headers.end_of_stream;
             Event::RequestHeaders {
                 head: request_head(headers),
                 end,
             }
         }
-        Some(Request::RequestBody(body)) => Event::RequestBody {
+        Some(RequestPart::RequestBody(body)) => Event::RequestBody {
             body: body.body,
             end: body.end_of_stream,
         },
-        Some(Request::RequestTrailers(_)) => Event::RequestTrailers,
-        Some(Request::ResponseHeaders(headers)) => response_head(headers, metadata.as_ref()),
-        Some(Request::ResponseBody(body)) => Event::ResponseBody {
+        Some(RequestPart::RequestTrailers(_)) => Event::RequestTrailers,
+        Some(RequestPart::ResponseHeaders(headers)) => response_head(headers, metadata.as_ref()),
+        Some(RequestPart::ResponseBody(body)) => Event::ResponseBody {
             body: body.body,
             end: body.end_of_stream,
         },
-        Some(Request::ResponseTrailers(_)) => Event::ResponseTrailers,
+        Some(RequestPart::ResponseTrailers(_)) => Event::ResponseTrailers,
         None => Event::Other,
     };
     (event, modes)

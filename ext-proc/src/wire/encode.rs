@@ -11,14 +11,16 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::{
     ProcessingMode, processing_mode::HeaderSendMode,
 };
-use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse, ProcessingResponse,
-    StreamedBodyResponse, TrailersResponse, body_mutation::Mutation, processing_response::Response,
-};
+use envoy_types::pb::envoy::service::ext_proc::v3::{HeaderMutation, ImmediateResponse, TrailersResponse};
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
 use kthena_scheduler::exchange::{CONTROL_HEADERS, Header, LocalReply, header};
+
+use crate::wire::body::Body;
+use crate::wire::message::{
+    BodyMutation, CommonResponse, Mutation, PartResponse, ProcessingResponse, Reply, StreamedBodyResponse,
+};
 
 /// Envoy refuses pieces of 64 KiB and more in full duplex.
 const LARGEST_PIECE: usize = 62_000;
@@ -33,7 +35,7 @@ pub struct Change {
     /// Headers to set.
     pub headers: Vec<Header>,
     /// The body in place of the buffered one.
-    pub body: Option<Vec<u8>>,
+    pub body: Option<Body>,
     /// Whether the route must be matched again.
     pub reroute: bool,
     /// The destination list, for the load balancer.
@@ -70,12 +72,12 @@ impl Replies {
 
     /// The head goes on as it is, the body is awaited.
     pub fn continue_headers(&mut self) {
-        self.push(Response::RequestHeaders(HeadersResponse::default()), None);
+        self.push(Reply::RequestHeaders(PartResponse::default()), None);
     }
 
     /// The buffered body goes on as it is.
     pub fn continue_body(&mut self) {
-        self.push(Response::RequestBody(BodyResponse::default()), None);
+        self.push(Reply::RequestBody(PartResponse::default()), None);
     }
 
     /// The request goes on, changed.
@@ -92,15 +94,15 @@ impl Replies {
                 remove_headers: removed(&set_headers),
                 set_headers,
             }),
-            body_mutation: change.body.map(|bytes| BodyMutation {
-                mutation: Some(Mutation::Body(bytes)),
+            body_mutation: change.body.map(|body| BodyMutation {
+                mutation: Some(Mutation::Body(body)),
             }),
             clear_route_cache: change.reroute,
-            ..CommonResponse::default()
         };
+        let part = PartResponse { response: Some(common) };
         let response = match to {
-            To::RequestHeaders => Response::RequestHeaders(HeadersResponse { response: Some(common) }),
-            To::RequestBody => Response::RequestBody(BodyResponse { response: Some(common) }),
+            To::RequestHeaders => Reply::RequestHeaders(part),
+            To::RequestBody => Reply::RequestBody(part),
         };
         self.push(response, metadata(change.destinations, change.facts));
     }
@@ -126,27 +128,26 @@ impl Replies {
     }
 
     /// Bytes that go on in full duplex, cut into pieces that Envoy takes.
-    pub fn stream(&mut self, direction: Direction, bytes: &[u8], end: bool) {
-        let mut chunks = bytes.chunks(LARGEST_PIECE).peekable();
-        if chunks.peek().is_none() {
-            return self.piece(direction, Vec::new(), end);
-        }
-        while let Some(chunk) = chunks.next() {
-            self.piece(direction, chunk.to_vec(), end && chunks.peek().is_none());
+    pub fn stream(&mut self, direction: Direction, mut body: Body, end: bool) {
+        loop {
+            let piece = body.split_to(LARGEST_PIECE);
+            self.piece(direction, piece, end && body.is_empty());
+            if body.is_empty() {
+                return;
+            }
         }
     }
 
-    fn piece(&mut self, direction: Direction, body: Vec<u8>, end_of_stream: bool) {
+    fn piece(&mut self, direction: Direction, body: Body, end_of_stream: bool) {
         let streamed = StreamedBodyResponse {
-            body,
+            body: Some(body),
             end_of_stream,
-            ..StreamedBodyResponse::default()
         };
         self.body(direction, Some(Mutation::StreamedResponse(streamed)));
     }
 
     /// The answer to one chunk in streamed mode; `None` lets it go on as it is.
-    pub fn chunk(&mut self, replaced: Option<Vec<u8>>) {
+    pub fn chunk(&mut self, replaced: Option<Body>) {
         self.body(Direction::Response, replaced.map(Mutation::Body));
     }
 
@@ -157,11 +158,11 @@ impl Replies {
             }),
             ..CommonResponse::default()
         });
-        let body = BodyResponse { response };
+        let part = PartResponse { response };
         self.push(
             match direction {
-                Direction::Request => Response::RequestBody(body),
-                Direction::Response => Response::ResponseBody(body),
+                Direction::Request => Reply::RequestBody(part),
+                Direction::Response => Reply::ResponseBody(part),
             },
             None,
         );
@@ -172,8 +173,8 @@ impl Replies {
         let trailers = TrailersResponse::default();
         self.push(
             match direction {
-                Direction::Request => Response::RequestTrailers(trailers),
-                Direction::Response => Response::ResponseTrailers(trailers),
+                Direction::Request => Reply::RequestTrailers(trailers),
+                Direction::Response => Reply::ResponseTrailers(trailers),
             },
             None,
         );
@@ -190,7 +191,7 @@ impl Replies {
             ..CommonResponse::default()
         });
         self.push(
-            Response::ResponseHeaders(HeadersResponse { response }),
+            Reply::ResponseHeaders(PartResponse { response }),
             metadata(None, counted_here.then(counted).into_iter().collect()),
         );
     }
@@ -214,10 +215,10 @@ impl Replies {
             ..ImmediateResponse::default()
         };
         let facts = facts.into_iter().chain([counted()]).collect();
-        self.push(Response::ImmediateResponse(immediate), metadata(None, facts));
+        self.push(Reply::Immediate(immediate), metadata(None, facts));
     }
 
-    fn push(&mut self, response: Response, dynamic_metadata: Option<Struct>) {
+    fn push(&mut self, response: Reply, dynamic_metadata: Option<Struct>) {
         self.0.push_back(ProcessingResponse {
             response: Some(response),
             dynamic_metadata,
@@ -285,8 +286,8 @@ mod tests {
     fn bodies(replies: &mut Replies) -> Vec<(usize, bool)> {
         std::iter::from_fn(|| replies.pop())
             .filter_map(|reply| match reply.response? {
-                Response::RequestBody(body) => match body.response?.body_mutation?.mutation? {
-                    Mutation::StreamedResponse(piece) => Some((piece.body.len(), piece.end_of_stream)),
+                Reply::RequestBody(body) => match body.response?.body_mutation?.mutation? {
+                    Mutation::StreamedResponse(piece) => Some((piece.body?.len(), piece.end_of_stream)),
                     _ => None,
                 },
                 _ => None,
@@ -297,12 +298,12 @@ mod tests {
     #[test]
     fn full_duplex_bodies_go_in_pieces_and_end_once() {
         let mut replies = Replies::default();
-        replies.stream(Direction::Request, &vec![b'x'; 2 * LARGEST_PIECE + 1], true);
+        replies.stream(Direction::Request, vec![b'x'; 2 * LARGEST_PIECE + 1].into(), true);
         assert_eq!(
             bodies(&mut replies),
             [(LARGEST_PIECE, false), (LARGEST_PIECE, false), (1, true)]
         );
-        replies.stream(Direction::Request, b"", true);
+        replies.stream(Direction::Request, Body::default(), true);
         assert_eq!(bodies(&mut replies), [(0, true)]);
     }
 
@@ -320,7 +321,7 @@ mod tests {
                 ..Change::default()
             },
         );
-        let Some(Response::RequestHeaders(headers)) = replies.pop().and_then(|r| r.response) else {
+        let Some(Reply::RequestHeaders(headers)) = replies.pop().and_then(|r| r.response) else {
             panic!()
         };
         let mutation = headers.response.unwrap().header_mutation.unwrap();
