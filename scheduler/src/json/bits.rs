@@ -1,53 +1,55 @@
 //! Blocks of 64 bytes as bit masks: bit `i` says something of byte `i`.
-//!
-//! Plain loops over fixed arrays, written so that they become vector code on every target.
+
+use wide::u8x16;
 
 /// Bytes in a block.
 pub(super) const BLOCK: usize = 64;
 
-/// The bytes of the block for which `is` holds.
-#[inline]
-pub(super) fn mask(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
-    let [low, high] = *folded(block, is).as_chunks::<8>().0 else {
-        return 0;
-    };
-    transposed(u64::from_le_bytes(low) | u64::from_le_bytes(high) << 1)
-}
+/// A block in vector registers.
+#[derive(Clone, Copy)]
+pub(super) struct Block([u8x16; 4]);
 
-/// Lays the rows of 16 bytes over each other, two bits apart. With the halves of the result laid over each other one bit
-/// apart, byte `j` has at bit `i` what is to be bit `j` of byte `i`.
-///
-/// Not inlined, as the optimiser otherwise carries the widening to words into the loop, which makes it three times slower.
-#[inline(never)]
-fn folded(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> [u8; 16] {
-    let mut folded = [0u8; 16];
-    let [first, second, third, fourth] = block.as_chunks::<16>().0 else {
-        return folded;
-    };
-    let rows = first.iter().zip(second).zip(third).zip(fourth);
-    for (flags, (((a, b), c), d)) in folded.iter_mut().zip(rows) {
-        *flags = flag(is(*a), 1) | flag(is(*b), 4) | flag(is(*c), 16) | flag(is(*d), 64);
+// === impl Block ===
+
+impl Block {
+    #[inline]
+    pub(super) fn new(bytes: &[u8; BLOCK]) -> Self {
+        let rows = bytes.as_chunks::<16>().0;
+        Self(std::array::from_fn(|row| {
+            rows.get(row).map_or(u8x16::ZERO, |row| u8x16::new(*row))
+        }))
     }
-    folded
-}
 
-#[inline]
-fn flag(set: bool, value: u8) -> u8 {
-    if set { value } else { 0 }
-}
-
-/// Swaps bit `i` of byte `j` with bit `j` of byte `i`: bits within squares of two by two, then four by four, then eight.
-#[inline]
-fn transposed(mut bits: u64) -> u64 {
-    for (distance, upper) in [
-        (7, 0x00AA_00AA_00AA_00AA),
-        (14, 0x0000_CCCC_0000_CCCC),
-        (28, 0x0000_0000_F0F0_F0F0),
-    ] {
-        let swapped = (bits ^ (bits >> distance)) & upper;
-        bits ^= swapped ^ (swapped << distance);
+    /// The bytes that are `byte`.
+    #[inline]
+    pub(super) fn equal(self, byte: u8) -> u64 {
+        let byte = u8x16::splat(byte);
+        bits(self.0.map(|row| row.simd_eq(byte)))
     }
-    bits
+
+    /// The bytes that end a run of plain ones: a quote, a `\`, a control character.
+    #[inline]
+    pub(super) fn special(self) -> u64 {
+        let backslash = u8x16::splat(b'\\');
+        bits(self.0.map(|row| row.simd_eq(backslash) | quote_or_control(row)))
+    }
+
+    /// Quotes and control characters.
+    #[inline]
+    pub(super) fn stops(self) -> u64 {
+        bits(self.0.map(quote_or_control))
+    }
+}
+
+#[inline]
+fn quote_or_control(row: u8x16) -> u8x16 {
+    row.simd_eq(u8x16::splat(b'"')) | row.min(u8x16::splat(0x1F)).simd_eq(row)
+}
+
+#[inline]
+fn bits(rows: [u8x16; 4]) -> u64 {
+    let [a, b, c, d] = rows.map(|row| u64::from(row.to_bitmask()));
+    a | b << 16 | c << 32 | d << 48
 }
 
 /// The bits below the lowest one of `bits`; all of them if there is none.
@@ -94,10 +96,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn masks_say_what_they_say(block in any::<[u8; BLOCK]>(), byte: u8) {
-            let mask = mask(&block, |other| other <= byte);
-            for (index, other) in block.iter().enumerate() {
-                prop_assert_eq!(mask >> index & 1 == 1, *other <= byte);
+        fn masks_say_what_they_say(block in any::<[u8; BLOCK]>(), thick in any::<[u8; 3]>(), byte: u8) {
+            let mut block = block;
+            // Bytes that matter are rare among random ones.
+            for (at, special) in thick.into_iter().zip([byte, b'"', b'\\']) {
+                block[usize::from(at) % BLOCK] = special;
+            }
+            let masks = Block::new(&block);
+            for (index, other) in block.into_iter().enumerate() {
+                let is = |mask: u64| mask >> index & 1 == 1;
+                prop_assert_eq!(is(masks.equal(byte)), other == byte);
+                prop_assert_eq!(is(masks.stops()), other == b'"' || other < 0x20);
+                prop_assert_eq!(is(masks.special()), other == b'"' || other == b'\\' || other < 0x20);
             }
         }
 

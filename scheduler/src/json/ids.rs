@@ -4,7 +4,7 @@
 //! only added up and asked for once. All that is unusual is left to the grammar.
 
 use super::Visit;
-use super::bits::{self, BLOCK};
+use super::bits::{self, BLOCK, Block};
 use super::machine::{JsonScan, State};
 
 /// What a step must see: its block, and the word that begins behind its last comma.
@@ -115,7 +115,7 @@ fn integers(
     filled: &mut usize,
 ) -> Option<usize> {
     let block = bytes.get(base..base + WINDOW)?.first_chunk::<BLOCK>()?;
-    let commas = bits::mask(block, |byte| byte == b',');
+    let commas = Block::new(block).equal(b',');
     let mut no_digit = 0;
     let mut wrong = commas == 0;
     let slots = buffer.get_mut(*filled..)?.as_chunks_mut::<4>().0;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::bits::{self, BLOCK};
+use super::bits::{self, BLOCK, Block};
 use super::machine::{Escape, JsonScan, State, malformed};
 use super::{Kind, Visit, Want};
 
@@ -73,11 +73,9 @@ impl JsonScan {
     #[inline]
     fn run<V: Visit>(&mut self, bytes: &[u8], pos: usize, visitor: &mut V) -> Result<usize, V::Error> {
         let rest = &bytes[pos..];
-        let run = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
-        // The least byte alone is a loop that becomes vector code; where it is, is asked for only if it matters.
-        if run.iter().fold(u8::MAX, |least, byte| least.min(*byte)) < 0x20 {
-            let index = run.iter().take_while(|byte| **byte >= 0x20).count();
-            return Err(malformed(self.base + (pos + index) as u64, EXPECTED_CHARACTER).into());
+        let run = &rest[..plain(rest)];
+        if rest.get(run.len()).is_some_and(|byte| *byte < 0x20) {
+            return Err(malformed(self.base + (pos + run.len()) as u64, EXPECTED_CHARACTER).into());
         }
         self.emit(run, visitor);
         Ok(pos + run.len())
@@ -98,8 +96,9 @@ impl JsonScan {
             .get(base..base + WINDOW)
             .and_then(|window| window.first_chunk::<BLOCK>())
         {
-            let backslashes = bits::mask(block, |byte| byte == b'\\');
-            let stops = bits::mask(block, |byte| byte == b'"' || byte < 0x20);
+            let masks = Block::new(block);
+            let backslashes = masks.equal(b'\\');
+            let stops = masks.stops();
             let second = escaped;
             let starts = bits::escape_starts(backslashes, &mut escaped);
             let stops = stops & !(starts << 1 | second);
@@ -223,6 +222,22 @@ impl JsonScan {
         let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
         self.emit(character.encode_utf8(&mut [0; 4]).as_bytes(), visitor);
     }
+}
+
+/// How many bytes stand before the first that is not plain: a quote, a `\`, a control character.
+#[inline]
+fn plain(bytes: &[u8]) -> usize {
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    let mut length = 0;
+    for block in blocks {
+        let special = Block::new(block).special();
+        if special != 0 {
+            return length + special.trailing_zeros() as usize;
+        }
+        length += BLOCK;
+    }
+    let special = |byte: &u8| matches!(*byte, b'"' | b'\\' | ..0x20);
+    length + rest.iter().position(special).unwrap_or(rest.len())
 }
 
 /// Copies a run in whole pieces; a piece behind its end must be there.
