@@ -5,7 +5,7 @@
 //! were answered, divided by their number; that includes the access-log entries about them, for which a round waits.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -16,6 +16,9 @@ use super::traffic::{Expected, Shape, Traffic};
 
 /// Envoy sends its access log every 100 ms; this long after the last answer every entry has been read.
 const AFTERWARDS: Duration = Duration::from_millis(300);
+
+/// An entry of the access log that has not come this long after that never will.
+const LATEST: Duration = Duration::from_secs(5);
 
 /// A part of a round's length that is sent first and not measured.
 const WARM_UP: u32 = 8;
@@ -222,8 +225,12 @@ async fn once(stand: &mut Stand, chain: Chain, case: Case, settings: &Settings) 
             outcome.errors
         );
     }
-    let counted = tokens(stand, chain).await? - counted;
-    let unknown = usage_unknown(chain, &outcome, &traffic, counted);
+    let mut unknown = u64::MAX;
+    let deadline = Instant::now() + LATEST;
+    while unknown > 0 && Instant::now() < deadline {
+        let counted = tokens(stand, chain).await? - counted;
+        unknown = usage_unknown(chain, &outcome, &traffic, counted);
+    }
     if unknown > 0 {
         eprintln!("{}: the usage of {unknown} requests is not known", case.name());
     }
