@@ -13,8 +13,8 @@ FILTER ?= ext-proc
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: ## the whole system on this machine: Envoy, two pickers, a controller and a simulated fleet (DEMO_SECONDS=N ends by itself)
-	@e2e/tools/demo
+demo: ## the whole system on this machine: Envoy, two pickers (or FILTER=wasm), a controller and a simulated fleet (DEMO_SECONDS=N ends by itself)
+	@FILTER=$(FILTER) e2e/tools/demo
 
 test: lint tools wasm ## everything that must hold: lints, unit tests, stories on a real Envoy, the demo
 	cargo build --workspace --bins

@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::Value;
 
 /// Crate, the crates of ours it may use, and the libraries that must never be in its tree.
-const ARROWS: [(&str, &[&str], &[&str]); 7] = [
+const ARROWS: [(&str, &[&str], &[&str]); 8] = [
     (
         "kthena-scheduler",
         &[],
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str], &[&str]); 7] = [
     ("kthena-wasm-filter", &["kthena-scheduler"], &["tokio", "tonic", "kube"]),
     ("kthena-controller", &["kthena-scheduler", "kthena-gateway-api"], &[]),
     ("kthena-simulator", &[], &[]),
+    ("kthena-noop-filter", &[], &["tokio"]),
     (
         "kthena-e2e",
         &[
@@ -95,6 +96,7 @@ fn crate_folders() -> Vec<PathBuf> {
         "controller",
         "e2e",
         "e2e/simulator",
+        "e2e/noop-filter",
     ]
     .map(|name| root().join(name))
     .into()

@@ -148,7 +148,10 @@ pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
             settings.endpoints
         );
         let mut stand = Stand::start(&Plan {
-            beside: vec![Config::Bare, Config::Noop, Config::NoopEcho],
+            beside: Config::ALL
+                .into_iter()
+                .filter(|config| *config != Config::ExtProc)
+                .collect(),
             endpoints: settings.endpoints,
             figures: figures.to_owned(),
             index_bytes: settings.index_bytes,
@@ -254,7 +257,7 @@ async fn tokens(stand: &mut Stand, chain: Chain) -> Result<f64> {
                 .metric("kthena_router_tokens_total", r#"token_type="output""#)
                 .await
         }
-        Config::Bare | Config::Noop | Config::NoopEcho => Ok(0.0),
+        Config::Bare | Config::Noop | Config::NoopEcho | Config::WasmNoop | Config::Wasm => Ok(0.0),
     }
 }
 

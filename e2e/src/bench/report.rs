@@ -67,7 +67,7 @@ pub fn table(rows: &[Row]) -> String {
     out
 }
 
-/// The rows of the three configurations that are compared, one JSON object a line.
+/// The rows of the configurations that are compared, one JSON object a line.
 #[must_use]
 pub fn lines(rows: &[Row]) -> String {
     let rows = rows.iter().filter(|row| row.config != Config::NoopEcho);
@@ -119,6 +119,41 @@ pub fn verdicts(rows: &[Row]) -> Vec<Verdict> {
             at_most: 1.75,
         });
     }
+    verdicts.extend(wasm_verdicts(rows));
+    verdicts
+}
+
+/// What the wasm filter costs Envoy: by a filter that does nothing, by an ext_proc that does nothing, and on a stream by nothing at all.
+fn wasm_verdicts(rows: &[Row]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    let envoy = |case, config| Some(find(rows, case, config)?.figures.cpu_us_envoy);
+    for (case, at_most) in [(Case::Small, 1.3), (Case::Medium, 2.0), (Case::Large, 2.5)] {
+        let Some(own) = envoy(case, Config::Wasm) else { continue };
+        let noop = find(rows, case, Config::Noop).map(|row| row.figures.cpu_us_envoy + row.figures.cpu_us_processor);
+        let others = [
+            (envoy(case, Config::WasmNoop), "a no-op wasm filter", at_most),
+            (noop, "Envoy and a no-op ext_proc", 0.5),
+        ];
+        for (other, by, at_most) in others {
+            verdicts.extend(other.map(|other| Verdict {
+                what: format!(
+                    "{}: CPU of Envoy with the wasm filter, {own:.0} us, by that of {by}, {other:.0} us",
+                    case.name()
+                ),
+                is: own / other,
+                at_most,
+            }));
+        }
+    }
+    if let Some((own, bare)) = envoy(Case::Stream, Config::Wasm).zip(envoy(Case::Stream, Config::Bare)) {
+        verdicts.push(Verdict {
+            what: format!(
+                "stream200: CPU of Envoy with the wasm filter, {own:.0} us, by that of a bare Envoy, {bare:.0} us"
+            ),
+            is: own / bare,
+            at_most: 1.35,
+        });
+    }
     verdicts
 }
 
@@ -147,16 +182,19 @@ mod tests {
             row(Case::Small, Config::Noop, 190.0, 70.0),
             row(Case::Small, Config::NoopEcho, 200.0, 75.0),
             row(Case::Small, Config::ExtProc, 195.0, 105.0),
+            row(Case::Small, Config::WasmNoop, 100.0, 0.0),
+            row(Case::Small, Config::Wasm, 125.0, 0.0),
             row(Case::Stream, Config::Bare, 3300.0, 0.0),
             row(Case::Stream, Config::ExtProc, 4300.0, 300.0),
+            row(Case::Stream, Config::Wasm, 4620.0, 0.0),
         ]
     }
 
     #[test]
-    fn a_machine_reads_the_three_configurations_with_exactly_these_keys() {
+    fn a_machine_reads_the_configurations_with_exactly_these_keys() {
         let text = lines(&rows());
         let read: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(read.len(), 5);
+        assert_eq!(read.len(), 8);
         assert_eq!(
             read[2],
             json!({"case": "1kB", "config": "ext-proc", "cpu_us_envoy": 195.0, "cpu_us_processor": 105.0,
@@ -167,7 +205,9 @@ mod tests {
     #[test]
     fn a_target_is_reached_or_missed_by_the_ratio_and_told_for_what_was_measured() {
         let verdicts = verdicts(&rows());
-        assert_eq!(verdicts.len(), 2);
+        assert_eq!(verdicts.len(), 5);
+        let ratios: Vec<f64> = verdicts[2..].iter().map(|verdict| verdict.is).collect();
+        assert_eq!(ratios, [1.25, 125.0 / 260.0, 1.4]);
         assert!(verdicts[0].line().starts_with("MISS  1kB") && verdicts[0].is == 1.5);
         assert!(
             verdicts[1].line().starts_with("PASS  stream200"),
@@ -179,7 +219,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_every_row_and_a_dash_where_nothing_is_compared() {
         let table = table(&rows());
-        assert_eq!(table.lines().count(), 7);
+        assert_eq!(table.lines().count(), 10);
         let bare = table.lines().nth(1).unwrap();
         assert!(bare.contains(" - ") && bare.contains("1.00"), "{bare}");
     }

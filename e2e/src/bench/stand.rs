@@ -1,6 +1,6 @@
 //! What is measured: one fleet, and a chain of Envoy and processor for every configuration, all up at the same time.
 //!
-//! All Envoys are started from `docs/envoy.yaml` and read the same cluster and endpoint files, which the controller writes. They differ
+//! All Envoys are started from `docs/envoy.yaml` or `docs/envoy-wasm.yaml` and read the same cluster and endpoint files, which the controller writes. They differ
 //! in the processor, and the bare one has none: no ext_proc, no metadata filters, no access-log service, a static route. What must
 //! always hold: every chain has answered a request before it is measured, and the prefix index of `kthena-ext-proc` is full.
 
@@ -18,7 +18,7 @@ use super::traffic::{ALIAS, Expected, MODEL, Shape, Traffic};
 use crate::envoy::{self, Envoy, place};
 use crate::ports::Reserved;
 use crate::process::{Launch, Process, wait_until};
-use crate::system::binaries::binary;
+use crate::system::binaries::{binary, wasm_module};
 use crate::system::fleet::Group;
 use crate::system::manifests::model_route;
 use crate::system::{Options, System};
@@ -51,11 +51,22 @@ pub enum Config {
     NoopEcho,
     /// Envoy and kthena-ext-proc.
     ExtProc,
+    /// Envoy with a wasm filter that reads bodies and decides nothing.
+    WasmNoop,
+    /// Envoy with our wasm filter.
+    Wasm,
 }
 
 impl Config {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Bare, Self::Noop, Self::NoopEcho, Self::ExtProc];
+    pub const ALL: [Self; 6] = [
+        Self::Bare,
+        Self::Noop,
+        Self::NoopEcho,
+        Self::ExtProc,
+        Self::WasmNoop,
+        Self::Wasm,
+    ];
 
     /// Its name in tables.
     #[must_use]
@@ -65,6 +76,8 @@ impl Config {
             Self::Noop => "noop",
             Self::NoopEcho => "noop-echo",
             Self::ExtProc => "ext-proc",
+            Self::WasmNoop => "wasm-noop",
+            Self::Wasm => "wasm",
         }
     }
 
@@ -72,8 +85,8 @@ impl Config {
     #[must_use]
     pub fn model(self) -> &'static str {
         match self {
-            Self::ExtProc => ALIAS,
-            Self::Bare | Self::Noop | Self::NoopEcho => MODEL,
+            Self::ExtProc | Self::Wasm => ALIAS,
+            Self::Bare | Self::Noop | Self::NoopEcho | Self::WasmNoop => MODEL,
         }
     }
 }
@@ -115,6 +128,7 @@ pub struct Stand {
     _noops: Vec<Process>,
     system: System,
     sink: Sink,
+    index_bytes: u64,
     _ports: Vec<Reserved>,
 }
 
@@ -132,6 +146,7 @@ impl Stand {
             _noops: Vec::new(),
             system,
             sink,
+            index_bytes: plan.index_bytes,
             _ports: Vec::new(),
         };
         for config in &plan.beside {
@@ -196,7 +211,7 @@ impl Stand {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let cluster = self.system.cluster(GROUP);
         let mut processor = None;
-        if config != Config::Bare {
+        if matches!(config, Config::Noop | Config::NoopEcho) {
             let noop = start_noop(config, ports[2].address(), &cluster, &folder)?;
             processor = Some(noop.id());
             self._noops.push(noop);
@@ -206,7 +221,7 @@ impl Stand {
             listen: ports[0].address(),
             admin: ports[1].address(),
             processors: vec![ports[2].address()],
-            wasm: None,
+            wasm: self.wasm(config, &cluster)?,
             clusters: self.system.envoy()?.settings().clusters.clone(),
             workers,
         };
@@ -224,6 +239,20 @@ impl Stand {
         self._envoys.push(envoy);
         self._ports.extend(ports);
         Ok(())
+    }
+
+    /// The module that decides, where one does. Ours learns what kthena-ext-proc placed, so both indexes are full of the same.
+    fn wasm(&self, config: Config, cluster: &str) -> Result<Option<envoy::Wasm>> {
+        let (module, configuration) = match config {
+            Config::WasmNoop => ("kthena_noop_filter", json!(cluster)),
+            Config::Wasm => ("kthena_wasm_filter", json!({"prefix_index_bytes": self.index_bytes})),
+            Config::Bare | Config::Noop | Config::NoopEcho | Config::ExtProc => return Ok(None),
+        };
+        Ok(Some(envoy::Wasm {
+            module: wasm_module(module)?,
+            controller: self.system.state_address(),
+            configuration,
+        }))
     }
 
     async fn answers(&self, chain: &Chain) -> bool {

@@ -23,7 +23,7 @@ use crate::envoy;
 use crate::openai::{Chat, Message, OpenAi, Turn};
 use crate::system::{Options, System};
 use profile::Profile;
-use settings::Settings;
+use settings::{Decider, Settings};
 use verdict::Results;
 use words::say;
 use workload::Workload;
@@ -90,19 +90,22 @@ async fn show(settings: &Settings) -> Result<Shown> {
     // What is missing is told before anything is started.
     envoy::binary()?;
     let listen = settings.listen()?;
-    say("Starting model servers, controller, two ext_proc servers and Envoy ...");
+    let decider = settings.decider();
+    words::starting(decider);
     let started = Instant::now();
     let system = System::start(Options {
         groups: profile::groups(),
         routes: profile::routes(),
         time_scale: TIME_SCALE,
+        filter: settings.filter(),
+        ext_procs: if decider == Decider::ExtProc { 2 } else { 0 },
         listen,
         workers: 1,
         ..Options::default()
     })
     .await?;
     let ready = Instant::now();
-    words::tour(&system, started.elapsed());
+    words::tour(&system, decider, started.elapsed());
     first_request(&system).await?;
 
     let workload = Workload::of_length(settings.replay());

@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use crate::system::Filter;
 
 /// The replay takes at most this long, however much time there is.
 const LONGEST_REPLAY: Duration = Duration::from_secs(45);
@@ -12,7 +15,16 @@ const LONGEST_REPLAY: Duration = Duration::from_secs(45);
 /// Time kept for the last answers, the decision explained, and the end.
 const REST: Duration = Duration::from_secs(8);
 
-/// Runs the whole system on this machine: model servers, controller, two ext_proc servers and Envoy; shows what decisions are worth.
+/// Who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Decider {
+    /// Two ext_proc servers, which Envoy asks.
+    ExtProc,
+    /// The wasm filter in Envoy.
+    Wasm,
+}
+
+/// Runs the whole system on this machine: model servers, controller, whoever decides, and Envoy; shows what decisions are worth.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kthena-demo", version, about, max_term_width = 110)]
 pub struct Settings {
@@ -22,9 +34,27 @@ pub struct Settings {
     /// Port of Envoy on 127.0.0.1; 0 takes a free one.
     #[arg(long, env = "DEMO_PORT", default_value_t = 8080, value_name = "PORT")]
     port: u16,
+    /// Who decides.
+    #[arg(long, env = "FILTER", value_enum, default_value = "ext-proc")]
+    filter: Decider,
 }
 
 impl Settings {
+    /// Who decides.
+    #[must_use]
+    pub fn decider(&self) -> Decider {
+        self.filter
+    }
+
+    /// How the system is told.
+    #[must_use]
+    pub fn filter(&self) -> Filter {
+        match self.filter {
+            Decider::ExtProc => Filter::ExtProc,
+            Decider::Wasm => Filter::Wasm(json!({"explain": true})),
+        }
+    }
+
     /// How long the replay takes.
     #[must_use]
     pub fn replay(&self) -> Duration {

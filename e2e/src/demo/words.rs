@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::profile::{CACHE_TOKENS, ENDPOINTS, Profile, SERVED_MODEL};
 use super::progress::Progress;
+use super::settings::Decider;
 use super::verdict::{Figures, Results};
 use super::workload::{TURNS, Workload};
 use crate::system::System;
@@ -24,8 +25,28 @@ pub(super) fn say(line: &str) {
     let _ = stdout().flush();
 }
 
+/// What is about to be started.
+pub(super) fn starting(decider: Decider) {
+    say(match decider {
+        Decider::ExtProc => "Starting model servers, controller, two ext_proc servers and Envoy ...",
+        Decider::Wasm => "Starting model servers, controller, and Envoy with the wasm filter ...",
+    });
+}
+
 /// What runs where.
-pub(super) fn tour(system: &System, started_within: Duration) {
+pub(super) fn tour(system: &System, decider: Decider, started_within: Duration) {
+    let (envoy, choosers, told) = match decider {
+        Decider::ExtProc => (
+            "takes OpenAI requests, and asks one of the two below where each goes",
+            "\n  kthena-ext-proc    two of them: choose the endpoint, and say why when asked",
+            "Envoy and both ext_proc servers",
+        ),
+        Decider::Wasm => (
+            "takes OpenAI requests; its wasm filter chooses the endpoint, and says why when asked",
+            "",
+            "Envoy and the filter in its worker",
+        ),
+    };
     let port = system.fleet().port();
     let endpoints: usize = system
         .fleet()
@@ -37,10 +58,9 @@ pub(super) fn tour(system: &System, started_within: Duration) {
         "
 Ready after {:.1} s. What runs on this machine now:
 
-  Envoy              {}  takes OpenAI requests, and asks one of the two below where each goes
-  kthena-ext-proc    two of them: choose the endpoint, and say why when asked
+  Envoy              {}  {envoy}{choosers}
   kthena-controller  reads {}
-                     watches every model server, and tells Envoy and both ext_proc servers
+                     watches every model server, and tells {told}
   model servers      {endpoints}, simulated, in one process, 127.0.x.y:{port}; each with the timing and KV cache of a real GPU
 
 Model names that clients can use:

@@ -32,20 +32,20 @@ fn find(own: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// The module of the wasm filter, in the target folder that this program lies in.
+/// A module of this workspace for Envoy, such as `kthena_wasm_filter`, in the target folder that this program lies in.
 ///
 /// # Errors
 /// When it has not been built; the error says how to.
-pub fn wasm_module() -> Result<PathBuf> {
+pub fn wasm_module(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("the system does not say where this program is")?;
-    let module = Path::new("wasm32-unknown-unknown/wasm/kthena_wasm_filter.wasm");
+    let module = PathBuf::from(format!("wasm32-unknown-unknown/wasm/{name}.wasm"));
     let found = own
         .ancestors()
-        .map(|folder| folder.join(module))
+        .map(|folder| folder.join(&module))
         .find(|path| path.is_file());
     found.with_context(|| {
         format!(
-            "the wasm filter is not built: no {} above {}; run make wasm",
+            "the module is not built: no {} above {}; run make wasm",
             module.display(),
             own.display()
         )

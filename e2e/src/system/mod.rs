@@ -337,7 +337,7 @@ fn wasm(options: &Options, controller: SocketAddr) -> Result<Option<envoy::Wasm>
     match &options.filter {
         Filter::ExtProc => Ok(None),
         Filter::Wasm(configuration) => Ok(Some(envoy::Wasm {
-            module: binaries::wasm_module()?,
+            module: binaries::wasm_module("kthena_wasm_filter")?,
             controller,
             configuration: configuration.clone(),
         })),
