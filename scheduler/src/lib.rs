@@ -8,6 +8,7 @@
 mod draws;
 pub mod exchange;
 pub mod explain;
+mod float;
 mod json;
 pub mod lease;
 pub mod load;

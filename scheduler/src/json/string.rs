@@ -58,8 +58,7 @@ impl JsonScan {
                         pos = self.gather(bytes, pos, visitor);
                     }
                     if pos == run_start {
-                        self.escape = Escape::Start;
-                        pos += 1;
+                        pos += self.one_escape(bytes, pos, visitor);
                     }
                     run_start = pos;
                 }
@@ -67,6 +66,21 @@ impl JsonScan {
             }
         }
         Ok(pos)
+    }
+
+    /// Reads the escape at `pos` where it is one letter and at hand; else it is read byte by byte. Returns how many bytes
+    /// were read.
+    #[inline]
+    fn one_escape<V: Visit>(&mut self, bytes: &[u8], pos: usize, visitor: &mut V) -> usize {
+        let letter = bytes
+            .get(pos + 1)
+            .map_or(0, |letter| PLAIN_ESCAPES[usize::from(*letter)]);
+        if letter == 0 {
+            self.escape = Escape::Start;
+            return 1;
+        }
+        self.emit(&[letter], visitor);
+        2
     }
 
     /// Reads plain bytes up to a quote, a `\` or the end.

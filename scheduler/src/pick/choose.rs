@@ -7,6 +7,7 @@
 
 use super::scratch::Scratch;
 use crate::draws::{Draws, mix};
+use crate::float::larger;
 use crate::snapshot::ModelServer;
 
 /// The most endpoints that a decision names: the first, and four to retry at.
@@ -93,11 +94,6 @@ fn draw(near: &[(u32, f32)], point: f32) -> usize {
     chosen.map_or(near.len() - 1, |at| start + at)
 }
 
-/// The larger of two numbers that are not NaN; `f32::max` checks for that, which keeps loops from being vectorised.
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
-}
-
 /// Fills the order with the best of the candidates below the bar.
 fn fill(scratch: &Scratch, bar: f32, mut order: Order) -> Order {
     let mut below = f32::INFINITY;
@@ -108,7 +104,7 @@ fn fill(scratch: &Scratch, bar: f32, mut order: Order) -> Order {
             .iter()
             .copied()
             .filter(|total| *total < bar && *total < below);
-        let next = next.fold(f32::NEG_INFINITY, f32::max);
+        let next = next.fold(f32::NEG_INFINITY, larger);
         if next == f32::NEG_INFINITY {
             break;
         }

@@ -6,6 +6,7 @@
 //! idle for ever. Nothing fails: an endpoint never heard of is idle.
 
 use super::fade::halving;
+use crate::float::larger;
 use crate::load::View;
 
 /// Up to this age in milliseconds a sample is believed entirely: twice the default interval between samples.
@@ -24,7 +25,7 @@ pub fn demand(view: &View) -> f32 {
     let waiting = view.sample.waiting.unwrap_or(0) as f32;
     let running = view.sample.running.unwrap_or(0) as f32;
     let seen = trust * (waiting + running);
-    seen.max(view.in_flight as f32) + QUEUED * trust * waiting
+    larger(seen, view.in_flight as f32) + QUEUED * trust * waiting
 }
 
 /// Requests in the engine's queue, as far as the sample is still believed.

@@ -11,6 +11,8 @@ use super::demand::trust;
 use super::fade::fade;
 use super::plugin::{Candidates, Refusal, Score, none};
 
+use crate::float::{larger, smaller};
+
 /// Usage up to this share of the cache costs nothing.
 const HARMLESS: f32 = 0.5;
 
@@ -27,7 +29,7 @@ impl Score for GpuUsage {
         fade(points, |at| {
             let view = &candidates.views[at];
             let usage = view.sample.kv_usage?;
-            let excess = (usage.clamp(0.0, 1.0) - HARMLESS).max(0.0);
+            let excess = larger(smaller(usage, 1.0) - HARMLESS, 0.0);
             Some((100.0 * (1.0 - excess), trust(view.sample_age)))
         });
     }

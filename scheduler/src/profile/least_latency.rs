@@ -21,6 +21,8 @@ use serde_json::{Map, Value};
 use super::fade::halving;
 use super::plugin::{Candidates, Refusal, Score, UNSCORED, parse};
 
+use crate::float::larger;
+
 /// The memory of a latency halves in this time.
 const HALF_LIFE_MS: u64 = 10_000;
 
@@ -111,7 +113,7 @@ impl Mean {
 impl Scale {
     /// The share of the points that a latency costs, 0 to 1.
     fn cost(&self, value: f32, trust: f32) -> f32 {
-        let excess = ((value - self.mean) * trust).max(0.0);
+        let excess = larger((value - self.mean) * trust, 0.0);
         excess / (self.mean + excess + self.slack)
     }
 }

@@ -20,6 +20,8 @@ use serde_json::{Map, Value};
 use super::demand::{demand, queued};
 use super::plugin::{Candidates, Filter, Refusal, Score, Subject, parse};
 
+use crate::float::{larger, smaller};
+
 /// Kthena's default, also for an explicit 0.
 const DEFAULT_MAX_WAITING: u32 = 10;
 
@@ -78,7 +80,7 @@ impl Score for LeastRequest {
             let by_head = view.in_flight as f32;
             let by_tokens = view.in_flight_tokens as f32 * requests_per_token;
             let demand = demand(view) + TOKEN_SHARE * (by_tokens - by_head);
-            least = least.min(demand);
+            least = smaller(least, demand);
             sum += demand;
             *point = demand;
         }
@@ -87,8 +89,8 @@ impl Score for LeastRequest {
         let above = 100.0 / range;
         let below = above.min(BELOW / (mean - least).max(f32::MIN_POSITIVE));
         for point in points {
-            let cost = (point.min(mean) - least) * below + (*point - mean).max(0.0) * above;
-            *point = (100.0 - cost).max(0.0);
+            let cost = (smaller(*point, mean) - least) * below + larger(*point - mean, 0.0) * above;
+            *point = larger(100.0 - cost, 0.0);
         }
     }
 }
