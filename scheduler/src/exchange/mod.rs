@@ -252,11 +252,13 @@ impl Exchange {
             return;
         };
         let limit = cx.settings.max_body_bytes;
-        if reading.scan.bytes().saturating_add(chunk.len() as u64) > limit {
-            return self.refuse(&Failure::BodyTooLarge { limit }, effects);
-        }
-        if let Err(error) = reading.scan.feed(chunk) {
+        let room = limit.saturating_sub(reading.scan.bytes());
+        // What is wrong first is told, however the host cuts a body: one part of it may be wrong and all of it too large.
+        let within = usize::try_from(room).map_or(chunk, |room| &chunk[..room.min(chunk.len())]);
+        if let Err(error) = reading.scan.feed(within) {
             self.refuse(&Failure::Body(error), effects);
+        } else if within.len() < chunk.len() {
+            self.refuse(&Failure::BodyTooLarge { limit }, effects);
         }
     }
 

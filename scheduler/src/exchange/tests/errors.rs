@@ -184,6 +184,22 @@ fn a_body_that_grows_over_the_bound_is_stopped_as_it_comes() {
 }
 
 #[test]
+fn what_is_wrong_first_is_told_however_a_body_is_cut() {
+    let mut house = House::new(1);
+    house.settings.max_body_bytes = 40;
+    let body = format!("{{] {}", "x".repeat(100));
+    for cut in [1, 2, 39, 40, 41, body.len()] {
+        let mut exchange = Exchange::new();
+        let head = post(CHAT);
+        let mut effects = house.step(&mut exchange, Input::Request { head, end: false });
+        for piece in [&body[..cut], &body[cut..]] {
+            effects.extend(house.step(&mut exchange, Input::RequestBody(piece.as_bytes())));
+        }
+        assert_eq!(replied(&effects).unwrap().0, 400, "cut at {cut}");
+    }
+}
+
+#[test]
 fn deep_nesting_and_broken_utf8_are_the_clients_to_mend() {
     let mut house = House::new(1);
     let deep = format!(r#"{{"model":"alias","x":{}"#, "[".repeat(5_000));
