@@ -220,10 +220,8 @@ impl Explanation {
     }
 
     fn short(&self, shown: usize) -> String {
-        let top = self
-            .endpoints
-            .iter()
-            .filter(|entry| entry.filtered_by.is_none() || self.saturated);
+        // Where the filters left nobody, or all are down, those that they dropped were ranked all the same.
+        let top = self.endpoints.iter().filter(|entry| entry.total.is_some());
         let short = Short {
             pick: &self.pick,
             address: &self.address,
@@ -336,6 +334,15 @@ mod tests {
         }
         explanation.pick = "p".repeat(5_000);
         assert!(explanation.to_header().len() <= MAX_HEADER_BYTES);
+    }
+
+    #[test]
+    fn when_all_are_down_those_who_serve_are_shown() {
+        let explanation = explained(3, |site| (0..3).for_each(|at| site.down(at)));
+        assert_eq!(explanation.filtered, Counts(vec![("down", 3)]));
+        let value: serde_json::Value = serde_json::from_str(&explanation.to_header()).unwrap();
+        assert_eq!(value["top"].as_array().unwrap().len(), 3);
+        assert_eq!(value["top"][0]["pod"], value["pick"]);
     }
 
     #[test]
