@@ -250,6 +250,7 @@ impl Conversation {
                     self.progress = Progress::Answered;
                     if let Some(error_type) = self.exchange.record().error_type {
                         host.set_fact("kthena.error_type", error_type);
+                        self.tell(host);
                     }
                     respond(host, &reply);
                 }
@@ -303,7 +304,8 @@ impl Conversation {
             state.subscriber.placed(first.id, &dispatch.placed);
         }
         state.subscriber.count_changed();
-        self.tell(&dispatch, host);
+        self.tell(host);
+        self.log(&dispatch, host);
     }
 
     /// Puts the changed beginning of the body in place of the one that came.
@@ -319,15 +321,15 @@ impl Conversation {
         }
     }
 
-    /// What the access log says of the decision, under Kthena's names.
-    fn tell(&self, dispatch: &Dispatch, host: &impl Host) {
+    /// What the access log says of the decision, or of how far it came, under Kthena's names.
+    fn tell(&self, host: &impl Host) {
         let record = self.exchange.record();
         let fact = |name, value: Option<&str>| {
             if let Some(value) = value {
                 host.set_fact(name, value);
             }
         };
-        fact("kthena.model_name", record.model.as_deref());
+        fact("kthena.model_name", record.known_model());
         fact("kthena.model_route", record.route.as_ref().map(|route| &*route.name));
         fact(
             "kthena.model_server",
@@ -338,11 +340,15 @@ impl Conversation {
             "kthena.selected_pod",
             record.selected.as_ref().map(|endpoint| &*endpoint.pod),
         );
+    }
+
+    /// A line of the log for whoever follows decisions.
+    fn log(&self, dispatch: &Dispatch, host: &impl Host) {
         if host.logs(Level::Debug) {
             let why = dispatch.explanation.as_ref().map(Explanation::to_header);
             let line = format!(
                 "kthena: {} goes to {} {}",
-                record.model.as_deref().unwrap_or_default(),
+                self.exchange.record().known_model().unwrap_or_default(),
                 dispatch.destinations(),
                 why.unwrap_or_default()
             );

@@ -337,6 +337,7 @@ impl Conversation {
         self.body = Body::default();
         if let Some(error_type) = self.exchange.record().error_type {
             self.facts.push(("error_type", error_type.to_owned()));
+            self.record_facts();
         }
         replies.respond(reply, std::mem::take(&mut self.facts));
     }
@@ -381,12 +382,12 @@ impl Conversation {
         }
     }
 
-    /// What the access log says of the decision, under Kthena's names.
+    /// What the access log says of the decision, or of how far it came, under Kthena's names.
     fn record_facts(&mut self) {
         let record = self.exchange.record();
         let facts = &mut self.facts;
         let mut fact = |name, value: Option<&str>| facts.extend(value.map(|value| (name, value.to_owned())));
-        fact("model_name", record.model.as_deref());
+        fact("model_name", record.known_model());
         fact("model_route", record.route.as_ref().map(|route| &*route.name));
         fact("upstream_model", record.upstream_model.as_deref());
         fact("selected_pod", record.selected.as_ref().map(|endpoint| &*endpoint.pod));

@@ -45,3 +45,10 @@ pub struct Record {
     /// The answer came to its end.
     pub complete: bool,
 }
+
+impl Record {
+    /// The model the client asked for, where some ModelRoute has that name: any other may be of any length.
+    pub fn known_model(&self) -> Option<&str> {
+        self.model.as_deref().filter(|_| self.model_known)
+    }
+}
