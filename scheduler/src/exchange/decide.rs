@@ -144,8 +144,12 @@ impl Exchange {
         // The draw between weighted targets must not repeat the draw between endpoints.
         let draw = XxHash3_64::oneshot_with_seed(seed, b"target");
         let found = snapshot.routes.find(&attributes, draw);
-        let found = found.ok_or_else(|| Failure::RouteNotFound {
-            model: model.to_owned(),
+        let found = found.ok_or_else(|| {
+            let model = model.to_owned();
+            match self.record.model_known {
+                true => Failure::NoRule { model },
+                false => Failure::RouteNotFound { model },
+            }
         })?;
         self.record.route = Some(Arc::clone(found.route));
         match found.backend {

@@ -26,6 +26,11 @@ pub enum Failure {
         /// The model asked for.
         model: String,
     },
+    /// There are ModelRoutes for the model, and none of their rules holds for this request.
+    NoRule {
+        /// The model asked for.
+        model: String,
+    },
     /// The route leads to an external provider.
     ExternalProvider(String),
     /// The route leads to a ModelServer that does not exist.
@@ -95,7 +100,7 @@ impl Failure {
                 status: 415,
                 ..bad_request("unsupported_content_encoding", None, "request_parsing")
             },
-            Self::RouteNotFound { .. } => Row {
+            Self::RouteNotFound { .. } | Self::NoRule { .. } => Row {
                 status: 404,
                 anthropic_kind: "not_found_error",
                 ..bad_request("model_not_found", Some("model"), "route_not_found")
@@ -122,7 +127,15 @@ impl Failure {
                 format!("content-encoding `{encoding}` is not supported: send the body without compression")
             }
             Self::RouteNotFound { model } => {
+                let model = short(model);
                 format!("the model `{model}` does not exist: route not found; GET /v1/models lists those that do")
+            }
+            Self::NoRule { model } => {
+                let model = short(model);
+                format!(
+                    "no rule for the model `{model}` holds for this request: route not found; its rules want another path \
+                     or other headers"
+                )
             }
             Self::ExternalProvider(name) => {
                 format!(
@@ -156,6 +169,17 @@ impl Failure {
             body: body.to_string().into_bytes(),
             details: row.code,
         }
+    }
+}
+
+/// The longest model name that a message repeats, characters; a name that is configured has no more.
+const LONGEST_NAME: usize = 256;
+
+/// A name that a client gave, for a message.
+fn short(name: &str) -> String {
+    match name.char_indices().nth(LONGEST_NAME) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
     }
 }
 

@@ -68,6 +68,10 @@ fn cases() -> Vec<Case> {
             r#"{"model":"unknown","messages":[{"role":"user","content":"x"}]}"#,
         ),
         case(
+            "no rule of the model's ModelRoutes holds",
+            r#"{"model":"picky","messages":[{"role":"user","content":"x"}]}"#,
+        ),
+        case(
             "the route leads to an external provider",
             r#"{"model":"external","messages":[{"role":"user","content":"x"}]}"#,
         ),

@@ -14,7 +14,7 @@ use crate::load::Fleet;
 use crate::pick::Scratch;
 use crate::prefix::{IndexConfig, PrefixIndex};
 use crate::profile::Profile;
-use crate::routing::{Backend, ModelRoute, RouteTable, Rule, Targets};
+use crate::routing::{Backend, ModelRoute, RouteTable, Rule, StringMatch, Targets};
 use crate::snapshot::{Endpoint, EndpointId, Engine, ModelServer, Retry, Snapshot};
 use crate::time::Time;
 
@@ -44,6 +44,20 @@ fn route(model: &str, adapters: &[&str], backend: Backend) -> Arc<ModelRoute> {
         model_name: Some(model.into()),
         lora_adapters: adapters.iter().map(|a| (*a).into()).collect(),
         rules: vec![rule(backend)],
+        rank: 0,
+    })
+}
+
+/// A route for requests that no test sends.
+fn picky() -> Arc<ModelRoute> {
+    Arc::new(ModelRoute {
+        name: "a/picky".into(),
+        model_name: Some("picky".into()),
+        lora_adapters: Vec::new(),
+        rules: vec![Rule {
+            uri: Some(StringMatch::exact("/elsewhere")),
+            ..rule(Backend::ModelServer("a/s".into()))
+        }],
         rank: 0,
     })
 }
@@ -82,6 +96,7 @@ impl House {
         let to = |name: &str| Backend::ModelServer(name.into());
         let snapshot = Snapshot {
             routes: RouteTable::new(vec![
+                picky(),
                 route("alias", &["lora"], to("a/s")),
                 route("nobody", &[], to("a/empty")),
                 route("missing", &[], to("a/missing")),

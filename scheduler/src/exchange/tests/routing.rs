@@ -101,7 +101,7 @@ fn models_are_listed_and_found() {
         .collect();
     assert_eq!(
         (status, ids),
-        (200, vec!["alias", "external", "lora", "missing", "nobody"])
+        (200, vec!["alias", "external", "lora", "missing", "nobody", "picky"])
     );
     let found = replied(&house.send(&mut Exchange::new(), get("/v1/models/lora"), "")).unwrap();
     assert_eq!(found.0, 200);
