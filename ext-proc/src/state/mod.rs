@@ -107,6 +107,11 @@ pub struct Status {
 impl State {
     /// No state yet.
     pub fn new(sizes: &Sizes) -> Arc<Self> {
+        Self::with_clock(sizes, Clock::start())
+    }
+
+    /// No state yet, and the time of this clock.
+    pub fn with_clock(sizes: &Sizes, clock: Clock) -> Arc<Self> {
         let random = RandomState::new();
         let index = IndexConfig {
             max_bytes: sizes.prefix_index_bytes,
@@ -114,7 +119,7 @@ impl State {
         };
         Arc::new(Self {
             origin: format!("{:016x}", random.hash_one(std::process::id())),
-            clock: Clock::start(),
+            clock,
             fleet: Fleet::new(sizes.max_endpoints),
             index: PrefixIndex::new(index),
             snapshot: ArcSwapOption::empty(),
