@@ -36,9 +36,10 @@ fmt: ## format the sources
 bench: ## overhead side by side with a bare Envoy and a no-op ext_proc: table, and target/bench/path.jsonl
 	@e2e/tools/bench
 
-generate: ## write the generated code again
+generate: ## write the generated code, the table of errors and the corpus of parity again
 	GENERATE=1 cargo test --quiet -p kthena-e2e --test generated
 	GENERATE=1 cargo test --quiet -p kthena-scheduler --lib exchange::tests::errors
+	GENERATE=1 cargo test --quiet -p kthena-e2e --test parity
 
 tools: ## fetch the real parts that tests and demo start
 	@e2e/tools/envoy >/dev/null

@@ -29,6 +29,7 @@ const ARROWS: [(&str, &[&str], &[&str]); 8] = [
             "kthena-scheduler",
             "kthena-gateway-api",
             "kthena-ext-proc",
+            "kthena-wasm-filter",
             "kthena-controller",
             "kthena-simulator",
         ],

@@ -48,6 +48,19 @@ impl Row {
     pub(crate) fn message(&self) -> &str {
         &self.cells[4]
     }
+
+    /// Status and body in OpenAI's form or in Anthropic's, with this message.
+    pub(crate) fn answer(&self, is_anthropic: bool, message: &str) -> (u16, Value) {
+        let nullable = |cell: &str| if cell == "-" { Value::Null } else { json!(cell) };
+        let cells = &self.cells;
+        let body = match is_anthropic {
+            true => json!({"type": "error", "error": {"type": cells[3], "message": message}}),
+            false => json!({"error": {
+                "message": message, "type": cells[0], "param": nullable(&cells[2]), "code": nullable(&cells[1]),
+            }}),
+        };
+        (self.status, body)
+    }
 }
 
 /// Asserts that the answers to a request in OpenAI's and in Anthropic's form are those of the table.
@@ -56,23 +69,18 @@ pub(crate) async fn assert_documented(system: &System, rows: &HashMap<String, Ro
     // Names in the document are those of another house.
     let message = row.message().replace(" a/", " default/");
     let answer = send(system, with_path(ask, CHAT)).await;
-    let nullable = |cell: &str| if cell == "-" { Value::Null } else { json!(cell) };
-    let expected = json!({"error": {
-        "message": message, "type": row.cells[0], "param": nullable(&row.cells[2]), "code": nullable(&row.cells[1]),
-    }});
     assert_eq!(
         (answer.status.as_u16(), answer.json().unwrap()),
-        (row.status, expected),
+        row.answer(false, &message),
         "{condition}"
     );
     assert_eq!(answer.header("content-type"), "application/json", "{condition}");
     let is_later = [429, 503].contains(&row.status);
     assert_eq!(!answer.header("retry-after").is_empty(), is_later, "{condition}");
     let answer = send(system, with_path(ask, MESSAGES)).await;
-    let expected = json!({"type": "error", "error": {"type": row.cells[3], "message": message}});
     assert_eq!(
         (answer.status.as_u16(), answer.json().unwrap()),
-        (row.status, expected),
+        row.answer(true, &message),
         "{condition}"
     );
 }
