@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod observe;
 pub mod picture;
 pub mod publish;
+pub mod requests;
 pub mod run;
 pub mod serve;
 pub mod source;

@@ -40,6 +40,8 @@ pub struct Publish {
     pub refusals: Family<Kind, Counter>,
     /// Reports received, by outcome.
     pub reports: Family<Kind, Counter>,
+    /// Messages about requests that are over, by outcome.
+    pub counts: Family<Kind, Counter>,
     /// Origins whose counts are merged.
     pub origins: Gauge,
     /// Requests that filters hold for want of an endpoint.
@@ -140,6 +142,11 @@ impl Publish {
             "reports",
             "Reports received from filters, by outcome",
             self.reports.clone(),
+        );
+        r.register(
+            "filter_counts",
+            "Messages of filters about requests that are over, by outcome",
+            self.counts.clone(),
         );
         r.register("origins", "Deciders whose counts are merged", self.origins.clone());
         r.register(

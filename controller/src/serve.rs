@@ -35,6 +35,7 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> anyhow::R
     metrics.register(&mut registry);
     let table = Table::new();
     let hub = Hub::new(config.publish(), Arc::clone(&table), clock, metrics.publish.clone());
+    registry.register_collector(Box::new(hub.requests()));
     let (picture, picture_seen) = watch::channel(Arc::new(Picture::default()));
     let (ready, mut ready_seen) = watch::channel(false);
     let pages = Admin {

@@ -9,12 +9,13 @@ use std::time::Duration;
 use filter::{Filter, PATIENCE, eventually, open, up};
 use kthena_controller::clock::Clock;
 use kthena_controller::compile::EndpointKey;
-use kthena_controller::metrics::Metrics;
+use kthena_controller::metrics::{self, Metrics};
 use kthena_controller::observe::{Observation, Table};
 use kthena_controller::publish::{Access, Bounds, Hub, Key, MAX_MESSAGE, Resource, Server, Settings, Timeouts};
+use kthena_controller::requests;
 use kthena_scheduler::state::proto::{
-    Echo, Endpoint, Endpoints, Hello, InFlight, Load, ModelRoute, Placement, Placements, Report, ResourceType,
-    Settlement, Settlements, from_filter,
+    Counted, Counts, Echo, Endpoint, Endpoints, Hello, InFlight, Load, ModelRoute, Placement, Placements, Report,
+    RequestCounts, ResourceType, Settlement, Settlements, from_filter,
 };
 use prost::Message;
 use tokio::time::timeout;
@@ -40,6 +41,10 @@ fn settings() -> Settings {
         max_settlements: 100,
         sample_wait_ms: 50,
         ack_timeout_ms: 60_000,
+        requests: requests::Bounds {
+            max_series: 100,
+            max_origins: 100,
+        },
     }
 }
 
@@ -507,4 +512,53 @@ impl Certificates {
             authority,
         }
     }
+}
+
+#[tokio::test]
+async fn counts_are_answered_and_added_once_also_when_they_come_again_after_a_reconnect() {
+    let controller = start(settings()).await;
+    controller.hub.set_config(vec![route("ns/r", "m")]);
+    let counts = |origin: &str, sequence| {
+        let requests = RequestCounts {
+            model: "m".into(),
+            path: "/v1/completions".into(),
+            status: 200,
+            requests: 5,
+            ..RequestCounts::default()
+        };
+        from_filter::Message::Counts(Counts {
+            origin: origin.into(),
+            sequence,
+            requests: vec![requests],
+            overflowed: 0,
+        })
+    };
+    let answer = |sequence| Counted {
+        origin: "wasm-1".into(),
+        sequence,
+    };
+    let outcomes = |outcome| {
+        controller
+            .metrics
+            .publish
+            .counts
+            .get_or_create(&metrics::kind(outcome))
+            .get()
+    };
+
+    let mut filter = Filter::connect(&controller.address, "wasm-1", Vec::new()).await;
+    filter.send(counts("wasm-1", 1)).await;
+    filter.until("an answer", |f| f.counted == [answer(1)]).await;
+    drop(filter);
+    let mut filter = Filter::connect(&controller.address, "wasm-1", Vec::new()).await;
+    filter.send(counts("wasm-1", 1)).await;
+    filter.until("the same answer", |f| f.counted == [answer(1)]).await;
+    filter.send(counts("wasm-1", 2)).await;
+    filter
+        .until("the next answer", |f| f.counted.last() == Some(&answer(2)))
+        .await;
+    assert_eq!((outcomes("added"), outcomes("again")), (2, 1));
+
+    filter.send(counts("", 1)).await;
+    eventually("a message without an origin to be left out", || outcomes("excess") == 1).await;
 }

@@ -20,4 +20,5 @@ pub mod response;
 pub mod routing;
 pub mod snapshot;
 pub mod state;
+pub mod tally;
 pub mod time;

@@ -15,6 +15,8 @@ pub struct Config {
     pub controller: String,
     /// Hosts whose requests are routed; others pass untouched. Empty = all.
     pub hosts: Vec<String>,
+    /// Whether the head of a request is held until its body is there.
+    pub hold: Hold,
     /// The largest body accepted, bytes; a larger one is answered 413.
     pub max_body_bytes: u64,
     /// How long a request is held while there is no state yet, milliseconds; then it is answered 503.
@@ -39,8 +41,20 @@ pub struct Config {
     pub placement_bytes_per_s: u64,
     /// Least time between two reports of what is in flight, milliseconds.
     pub report_ms: u64,
+    /// Kinds of requests that are told apart between two messages to the controller; further ones are counted together.
+    pub max_metric_series: usize,
     /// The largest state kept in Envoy's shared data for the next plugin, bytes; 0 keeps none.
     pub shared_state_bytes: usize,
+}
+
+/// Whether the host can hold the head of a request until its body is there. Nothing is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hold {
+    /// It can: the body decides.
+    On,
+    /// It cannot: header and path alone decide, and bodies are neither read nor changed.
+    Off,
 }
 
 /// What happens when the filters leave no endpoint.
@@ -87,6 +101,7 @@ impl Default for Config {
         Self {
             controller: "kthena-controller".to_owned(),
             hosts: Vec::new(),
+            hold: Hold::On,
             max_body_bytes: 16 << 20,
             state_wait_ms: 5_000,
             max_held: 1_000,
@@ -99,6 +114,7 @@ impl Default for Config {
             max_placements: 2_000,
             placement_bytes_per_s: 1 << 20,
             report_ms: 50,
+            max_metric_series: 500,
             shared_state_bytes: 4 << 20,
         }
     }
@@ -141,6 +157,7 @@ impl Config {
         )?;
         check(config.max_resource_bytes > 0, "max_resource_bytes", "above 0")?;
         check(config.max_placements > 0, "max_placements", "above 0")?;
+        check(config.max_metric_series > 0, "max_metric_series", "above 0")?;
         check(config.placement_bytes_per_s > 0, "placement_bytes_per_s", "above 0")?;
         Ok(config)
     }
@@ -156,6 +173,7 @@ impl Config {
                 WhenSaturated::Reject => Saturated::Reject,
             },
             explain: self.explain,
+            by_head: self.hold == Hold::Off,
             ..Settings::default()
         }
     }
@@ -186,8 +204,10 @@ mod tests {
     fn what_is_left_out_has_its_default() {
         assert_eq!(Config::parse(b"").unwrap(), Config::default());
         assert_eq!(Config::parse(b" {} ").unwrap(), Config::default());
-        let config = Config::parse(br#"{"controller":"c","when_saturated":"reject","usage":"answer"}"#).unwrap();
+        let config =
+            Config::parse(br#"{"controller":"c","when_saturated":"reject","usage":"answer","hold":"off"}"#).unwrap();
         assert_eq!((config.controller.as_str(), config.usage), ("c", Usage::Answer));
+        assert!(config.settings().by_head && !Config::default().settings().by_head);
         assert_eq!(config.settings().when_saturated, Saturated::Reject);
     }
 
@@ -199,6 +219,7 @@ mod tests {
             (r#"{"max_endpoints":0}"#, "max_endpoints"),
             (r#"{"prefix_index_bytes":1}"#, "prefix_index_bytes"),
             (r#"{"when_saturated":"drop"}"#, "drop"),
+            (r#"{"hold":"maybe"}"#, "maybe"),
             (r#"{"max_held":-1}"#, "-1"),
             ("[]", "configuration"),
             ("{", "configuration"),

@@ -12,6 +12,7 @@ pub mod host;
 mod keep;
 pub mod link;
 pub mod metrics;
+mod over;
 pub mod root;
 pub mod state;
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub struct Reading {
     pub requests: u64,
     /// Memory of the VM, bytes.
     pub memory_bytes: u64,
+    /// VMs that decide by header and path alone.
+    pub hold_off: u64,
     /// Requests that were sent on.
     pub dispatched: u64,
     /// Requests that the filter answered.
@@ -38,16 +40,19 @@ pub struct Reading {
     pub placements_dropped: u64,
     /// Placements of endpoints not known here.
     pub placements_unknown: u64,
+    /// Requests counted under other labels for want of room.
+    pub series_overflowed: u64,
 }
 
-const GAUGES: usize = 5;
+const GAUGES: usize = 6;
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 17] = [
     "kthena_synced",
     "kthena_connected",
     "kthena_held",
     "kthena_requests",
     "kthena_memory_bytes",
+    "kthena_hold_off",
     "kthena_dispatched_total",
     "kthena_answered_total",
     "kthena_unheld_total",
@@ -58,6 +63,7 @@ const NAMES: [&str; 15] = [
     "kthena_state_kept_total",
     "kthena_placements_dropped_total",
     "kthena_placements_unknown_total",
+    "kthena_series_overflowed_total",
 ];
 
 impl Reading {
@@ -68,6 +74,7 @@ impl Reading {
             self.held,
             self.requests,
             self.memory_bytes,
+            self.hold_off,
             self.dispatched,
             self.answered,
             self.unheld,
@@ -78,6 +85,7 @@ impl Reading {
             self.state_kept,
             self.placements_dropped,
             self.placements_unknown,
+            self.series_overflowed,
         ]
     }
 }

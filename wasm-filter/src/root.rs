@@ -16,11 +16,12 @@ use kthena_scheduler::time::Time;
 use prost::Message as _;
 use twox_hash::XxHash3_64;
 
-use crate::config::Config;
+use crate::config::{Config, Hold, Usage};
 use crate::host::{Flow, Host, Level};
 use crate::keep;
 use crate::link::Link;
 use crate::metrics::{Metrics, Reading};
+use crate::over;
 use crate::state::State;
 use crate::stream::{Conversation, Progress};
 
@@ -32,6 +33,8 @@ const IDLE_TICK_MS: u64 = 1_000;
 const CONTROLLER_FIRST_MS: u64 = 250;
 /// Least time between two looks at what is done now and then.
 const SLOW_MS: u64 = 1_000;
+/// Counts the VMs of a host that decide by the head alone, so that one of them says so.
+const HOLD_OFF: &str = "kthena.hold_off";
 /// Counts the VMs of a host, so that no two of them name themselves alike.
 const VM_COUNTER: &str = "kthena.vms";
 
@@ -77,6 +80,7 @@ impl<H: Host> Root<H> {
         let mut state = State::new(&config, format!("wasm-{seed:016x}-{number}"), seed);
         state.set_now(now);
         host.tick_every(IDLE_TICK_MS);
+        say_what_is_held(&host, config.hold);
         Self {
             metrics: Metrics::new(&host),
             reading: Reading::default(),
@@ -158,6 +162,7 @@ impl<H: Host> Root<H> {
             self.host.enter(id);
         }
         let mut conversation = Conversation::default();
+        conversation.moments.began = self.state.nanoseconds();
         let flow = conversation.on_request_headers(&mut self.state, &self.host, end);
         if conversation.progress() == Progress::Held && !self.shows_bodies {
             self.unseen.push((id, received(&self.host)));
@@ -212,6 +217,7 @@ impl<H: Host> Root<H> {
     pub fn on_response_headers(&mut self, id: u32, end: bool) {
         self.state.set_now(self.host.now());
         if let Some(conversation) = self.requests.get_mut(&id) {
+            conversation.moments.answered.get_or_insert(self.state.nanoseconds());
             conversation.on_response_headers(&mut self.state, &self.host, end);
         }
     }
@@ -233,12 +239,28 @@ impl<H: Host> Root<H> {
     /// A request is over, however it ended: what is in flight of it is settled.
     pub fn on_done(&mut self, id: u32) {
         if let Some(mut conversation) = self.requests.remove(&id) {
+            let is_ours = conversation.is_ours();
             conversation.on_done(&mut self.state, &self.host);
+            if is_ours {
+                self.count(&conversation);
+            }
         }
         if !self.held.is_empty() {
             self.held.retain(|held| *held != id);
             self.state.held = self.held.len();
         }
+    }
+
+    fn count(&mut self, conversation: &Conversation) {
+        self.state.set_now(self.host.now());
+        let record = conversation.record();
+        let mut request = over::request(record, conversation.moments, self.state.nanoseconds());
+        if record.selected.is_some() && self.config.usage == Usage::Envoy {
+            let tokens = over::metered(&self.host);
+            request.input_tokens = tokens.input_tokens;
+            request.output_tokens = tokens.output_tokens;
+        }
+        self.state.subscriber.count(&request, over::match_ratio(record));
     }
 
     // --- the controller
@@ -457,9 +479,11 @@ impl<H: Host> Root<H> {
             held: self.held.len() as u64,
             requests: self.requests.len() as u64,
             memory_bytes: memory_bytes(),
+            hold_off: u64::from(self.config.hold == Hold::Off),
             state_refused: counters.refused,
             placements_dropped: self.state.subscriber.dropped_placements(),
             placements_unknown: self.state.subscriber.unknown_placements(),
+            series_overflowed: self.state.subscriber.overflowed_counts(),
             ..self.reading
         };
         self.metrics.tell(&self.host, &self.reading);
@@ -467,10 +491,26 @@ impl<H: Host> Root<H> {
 
     /// The plugin ends.
     pub fn on_end(&mut self) {
+        for message in self.state.subscriber.farewell() {
+            self.send(&message);
+        }
         if let Some(stream) = self.link.stream() {
             self.host.close_stream(stream);
         }
         self.metrics.end(&self.host);
+    }
+}
+
+/// One VM of a host says that heads are not held.
+fn say_what_is_held(host: &impl Host, hold: Hold) {
+    match hold {
+        Hold::On if host.shared(HOLD_OFF).is_some() => host.share(HOLD_OFF, &0_u64.to_le_bytes()),
+        Hold::Off if host.count_shared(HOLD_OFF) == 1 => host.log(
+            Level::Warn,
+            "kthena: hold is off: the model is taken from the header x-gateway-model-name or the path /m/<model>/v1/..., \
+             bodies are neither read nor changed, and prompts do not decide",
+        ),
+        _ => {}
     }
 }
 

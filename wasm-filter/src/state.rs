@@ -31,6 +31,7 @@ pub struct State {
     snapshot: Option<Arc<Snapshot>>,
     scratch: Scratch,
     now: Time,
+    nanoseconds: u64,
     random: u64,
 }
 
@@ -45,6 +46,7 @@ impl State {
             limits: config.limits(),
             outbox: config.outbox(),
             report_ms: config.report_ms,
+            max_kinds: config.max_metric_series,
         };
         Self {
             subscriber: Subscriber::new(Arc::clone(&fleet), subscriber),
@@ -60,13 +62,20 @@ impl State {
             snapshot: None,
             scratch: Scratch::default(),
             now: Time::default(),
+            nanoseconds: 0,
             random: seed,
         }
     }
 
     /// Takes the host's time, nanoseconds since the Unix epoch.
     pub fn set_now(&mut self, nanoseconds: u64) {
-        self.now = self.now.max(Time::from_millis(nanoseconds / 1_000_000));
+        self.nanoseconds = self.nanoseconds.max(nanoseconds);
+        self.now = Time::from_millis(self.nanoseconds / 1_000_000);
+    }
+
+    /// The last time taken, nanoseconds since the Unix epoch.
+    pub fn nanoseconds(&self) -> u64 {
+        self.nanoseconds
     }
 
     /// The last time taken.

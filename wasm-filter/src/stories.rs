@@ -11,6 +11,9 @@ use crate::host::{Flow, Level};
 use crate::root::Root;
 use crate::stream::Progress;
 
+mod by_head;
+mod counts;
+
 const ROOT: u32 = 1;
 const REQUEST: u32 = 2;
 

@@ -14,6 +14,7 @@ use kthena_scheduler::time::Time;
 
 use crate::config::Usage;
 use crate::host::{Flow, Host, Level};
+use crate::over::Moments;
 use crate::state::State;
 use crate::usage::Excerpt;
 
@@ -35,6 +36,8 @@ pub struct Conversation {
     /// The client told the length of the body.
     has_length: bool,
     excerpt: Option<Excerpt>,
+    /// When what came.
+    pub(crate) moments: Moments,
 }
 
 /// How far a request has come.
@@ -70,6 +73,11 @@ impl Conversation {
     /// How far it has come.
     pub fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// Whether it is one of those that are counted.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.exchange.record().form.is_some() || self.progress == Progress::Answered
     }
 
     /// The head has come; `end` when no body follows.

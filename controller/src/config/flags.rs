@@ -60,6 +60,14 @@ pub(super) struct State {
     #[arg(long, env = "KTHENA_STATE_MAX_SETTLEMENTS", default_value_t = 16_384)]
     pub(super) state_max_settlements: usize,
 
+    /// Kinds of requests told apart in what filters without a page of metrics tell; further ones are counted together.
+    #[arg(long, env = "KTHENA_STATE_MAX_METRIC_SERIES", default_value_t = 2_000)]
+    pub(super) state_max_metric_series: usize,
+
+    /// Deciders whose last message of counts is remembered, so that it is not added twice.
+    #[arg(long, env = "KTHENA_STATE_MAX_COUNTED_ORIGINS", default_value_t = 16_384)]
+    pub(super) state_max_counted_origins: usize,
+
     /// How often merged reports are pushed.
     #[arg(long, env = "KTHENA_STATE_TICK", default_value = "100ms", value_parser = duration, value_name = "TIME")]
     pub(super) state_tick: Duration,

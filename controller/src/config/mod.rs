@@ -19,6 +19,7 @@ use flags::{Scrape, State};
 use crate::envoy;
 use crate::observe;
 use crate::publish::{self, Access, AccessError, Address, Bounds, Timeouts, Tls};
+use crate::requests;
 use crate::source::folder::FolderConfig;
 
 /// How long a stream without a subscriber may stay open.
@@ -155,6 +156,8 @@ impl Config {
             ("folder-rescan", self.folder_rescan.is_zero()),
             ("state-max-subscribers", self.state.state_max_subscribers == 0),
             ("state-max-origins", self.state.state_max_origins == 0),
+            ("state-max-metric-series", self.state.state_max_metric_series == 0),
+            ("state-max-counted-origins", self.state.state_max_counted_origins == 0),
             ("state-tick", self.state.state_tick.is_zero()),
             ("state-timeout", self.state.state_timeout.is_zero()),
             ("scrape-interval", self.scrape.scrape_interval.is_zero()),
@@ -230,6 +233,10 @@ impl Config {
             // Four pushes an interval: a sample is at most a quarter of it older than it need be.
             sample_wait_ms: millis(self.scrape.scrape_interval) / 4,
             ack_timeout_ms: millis(state.state_timeout),
+            requests: requests::Bounds {
+                max_series: state.state_max_metric_series,
+                max_origins: state.state_max_counted_origins,
+            },
         }
     }
 

@@ -24,6 +24,7 @@ use super::view::{Acceptance, SubscriberView};
 use crate::clock::Clock;
 use crate::metrics;
 use crate::observe::Table;
+use crate::requests::{self, Requests};
 
 /// Bounds and times of the state service.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,8 @@ pub struct Settings {
     pub sample_wait_ms: u64,
     /// How long a subscriber may take to acknowledge an update, milliseconds.
     pub ack_timeout_ms: u64,
+    /// What is kept of requests that filters tell of.
+    pub requests: requests::Bounds,
 }
 
 /// The state service's state.
@@ -50,6 +53,7 @@ pub struct Hub {
     pub(super) clock: Clock,
     pub(super) metrics: metrics::Publish,
     controller: String,
+    pub(super) requests: Arc<Requests>,
     /// Grows whenever a subscriber has acknowledged a configuration whole, or has gone.
     answers: watch::Sender<u64>,
     pub(super) inner: Mutex<Inner>,
@@ -81,6 +85,7 @@ impl Hub {
             clock,
             metrics,
             controller: format!("{:x}-{started:x}", std::process::id()),
+            requests: Arc::new(Requests::new(settings.requests)),
             answers: watch::Sender::new(0),
             inner: Mutex::new(Inner {
                 generation: None,
@@ -200,6 +205,11 @@ impl Hub {
     /// Changes whenever [`Hub::acknowledged`] may have become true.
     pub fn answers(&self) -> watch::Receiver<u64> {
         self.answers.subscribe()
+    }
+
+    /// What filters without a page of metrics tell of requests, to be shown.
+    pub fn requests(&self) -> Arc<Requests> {
+        Arc::clone(&self.requests)
     }
 
     /// The time that ages are counted from.

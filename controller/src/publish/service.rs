@@ -290,6 +290,7 @@ fn label(message: &ToFilter) -> &'static str {
         Some(to_filter::Message::Update(_)) => "update",
         Some(to_filter::Message::Placements(_)) => "placements",
         Some(to_filter::Message::Settlements(_)) => "settlements",
+        Some(to_filter::Message::Counted(_)) => "counted",
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Subscriber {
     pub(super) acknowledged_generation: Option<u64>,
     pub(super) cursor: u64,
     pub(super) settlements: VecDeque<Settlement>,
+    /// The last counts added of each origin, to be answered.
+    pub(super) counted: BTreeMap<String, u64>,
     /// What its reporters may be told of at the next update: fixed when the loads were made.
     pub(super) echoes: Vec<Echo>,
     echoed: Vec<Echo>,
@@ -102,6 +104,7 @@ impl Subscriber {
             sent_generation: None,
             acknowledged_generation: None,
             cursor: 0,
+            counted: BTreeMap::new(),
             settlements: VecDeque::new(),
             echoes: Vec::new(),
             echoed: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kthena_scheduler::state::PROTOCOL_MINOR;
 use kthena_scheduler::state::proto::{
-    Ack, FromFilter, Hello, Placements, Report, Settlements, ToFilter, from_filter, to_filter,
+    Ack, Counted, Counts, FromFilter, Hello, Placements, Report, Settlements, ToFilter, from_filter, to_filter,
 };
 use tokio::sync::Notify;
 
@@ -129,6 +129,9 @@ impl Subscription {
         for placements in read.messages {
             messages.push(down(to_filter::Message::Placements(placements)));
         }
+        for (origin, sequence) in std::mem::take(&mut subscriber.counted) {
+            messages.push(down(to_filter::Message::Counted(Counted { origin, sequence })));
+        }
         while !subscriber.settlements.is_empty() {
             let count = subscriber.settlements.len().min(SETTLEMENTS_PER_MESSAGE);
             let settlements = subscriber.settlements.drain(..count).collect();
@@ -157,6 +160,10 @@ impl Subscription {
             }
             Some(from_filter::Message::Settlements(settlements)) => {
                 self.settle(settlements);
+                Ok(())
+            }
+            Some(from_filter::Message::Counts(counts)) => {
+                self.count(counts);
                 Ok(())
             }
         }
@@ -198,6 +205,25 @@ impl Subscription {
             Outcome::Excess => "excess",
         };
         self.hub.metrics.reports.get_or_create(&kind(outcome)).inc();
+    }
+
+    /// Answers also what was added before: its sender waits for the answer that was lost.
+    fn count(&self, counts: Counts) {
+        let mut inner = self.hub.inner.lock();
+        let Some(subscriber) = inner.subscribers.get_mut(&self.id) else {
+            return;
+        };
+        let known = subscriber.counted.contains_key(&counts.origin);
+        let fits = known || subscriber.counted.len() < self.hub.settings.reports.max_origins;
+        let outcome = if counts.origin.is_empty() || counts.origin.len() > MAX_ORIGIN || !fits {
+            "excess"
+        } else {
+            let is_new = self.hub.requests.add(&counts);
+            subscriber.counted.insert(counts.origin, counts.sequence);
+            subscriber.wake.notify_one();
+            if is_new { "added" } else { "again" }
+        };
+        self.hub.metrics.counts.get_or_create(&kind(outcome)).inc();
     }
 
     fn place(&self, placements: Placements) {

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use kthena_controller::publish::Key;
 use kthena_scheduler::state::proto::{
-    Ack, Echo, FromFilter, Hello, Load, Placement, Refusal, ResourceType, ResourceVersion, Settlement, ToFilter,
-    from_filter, to_filter,
+    Ack, Counted, Echo, FromFilter, Hello, Load, Placement, Refusal, ResourceType, ResourceVersion, Settlement,
+    ToFilter, from_filter, to_filter,
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -44,6 +44,7 @@ pub(crate) struct Filter {
     pub(crate) echoes: Vec<Echo>,
     pub(crate) placements: Vec<Placement>,
     pub(crate) settlements: Vec<Settlement>,
+    pub(crate) counted: Vec<Counted>,
     /// Resources received whole, by type.
     pub(crate) received: Vec<Key>,
     pub(crate) largest: usize,
@@ -93,6 +94,7 @@ impl Filter {
             echoes: Vec::new(),
             placements: Vec::new(),
             settlements: Vec::new(),
+            counted: Vec::new(),
             received: Vec::new(),
             largest: 0,
             synced: false,
@@ -121,6 +123,7 @@ impl Filter {
             to_filter::Message::Welcome(welcome) => assert!(!welcome.controller.is_empty()),
             to_filter::Message::Placements(placements) => self.placements.extend(placements.placements),
             to_filter::Message::Settlements(settlements) => self.settlements.extend(settlements.settlements),
+            to_filter::Message::Counted(counted) => self.counted.push(counted),
             to_filter::Message::Update(update) => {
                 let mut refused = Vec::new();
                 for part in update.resources {

@@ -270,6 +270,8 @@ impl Requests {
             },
             explain: self.explain.is_on(),
             explain_below: (self.explain_log_share * u64::MAX as f64) as u64,
+            // ext_proc can hold the head of every request.
+            by_head: false,
             usage_injection: self.usage_injection.is_on(),
         }
     }

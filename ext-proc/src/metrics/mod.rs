@@ -4,7 +4,6 @@
 //! is bounded; nothing is counted that is not known (tokens that no engine told are not estimated). Names are Kthena's
 //! where it has one, with its labels and buckets, OpenTelemetry's for generative AI, and our own.
 
-mod names;
 mod plugins;
 mod scrape;
 mod series;
@@ -16,13 +15,14 @@ use std::time::Duration;
 
 use kthena_scheduler::exchange::Record;
 use kthena_scheduler::lease::LeaseTable;
+use kthena_scheduler::tally::names;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub use names::{Request, operation};
+pub use kthena_scheduler::tally::{Request, operation};
 pub use plugins::PluginTimes;
 pub use scrape::Readings;
 

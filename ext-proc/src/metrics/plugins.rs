@@ -9,6 +9,7 @@ use std::time::Instant;
 use kthena_scheduler::exchange::Record;
 use kthena_scheduler::load::Fleet;
 use kthena_scheduler::pick::{Again, Role, Scratch, rehearse};
+use kthena_scheduler::tally::names::{OTHER, PLUGIN_SECONDS};
 use kthena_scheduler::time::Time;
 use parking_lot::Mutex;
 use prometheus_client::metrics::family::Family;
@@ -16,7 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::model_of;
-use super::names::{OTHER, PLUGIN_SECONDS};
+
 use super::series::Histograms;
 
 /// One decision in so many is of the sample, the first among them.

@@ -8,13 +8,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use kthena_scheduler::tally::Request;
+use kthena_scheduler::tally::names::{self, NONE, OTHER};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-
-use super::names::{self, NONE, OTHER, Request};
 
 /// Label names and values in the order shown.
 pub(super) type Labels = Vec<(&'static str, String)>;

@@ -146,7 +146,8 @@ impl Session {
                 }
             }
             // A second welcome, or a message that a newer controller added.
-            Some(to_filter::Message::Welcome(_)) | None => {}
+            // Counts are for filters without a page of metrics: this one tells none.
+            Some(to_filter::Message::Welcome(_) | to_filter::Message::Counted(_)) | None => {}
         }
         Ok(())
     }

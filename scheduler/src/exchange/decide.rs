@@ -25,6 +25,15 @@ struct Target {
     adapter: Option<Box<str>>,
 }
 
+/// What is asked for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    /// The model that the client named.
+    model: &'a str,
+    /// What its body says; `None` where bodies are not read.
+    facts: Option<&'a RequestFacts>,
+}
+
 impl Exchange {
     /// Ends the holding of the request: dispatch or reply.
     pub(super) fn decide(&mut self, cx: &mut Context<'_>, asked: Asked, effects: &mut Vec<Effect>) {
@@ -38,7 +47,28 @@ impl Exchange {
                 Ok(reply) => return self.respond(reply, effects),
                 Err(failure) => Err(failure),
             },
-            What::Infer(facts) => self.plan(cx, snapshot, &head, &facts),
+            What::Infer(facts) => {
+                let wanted = Wanted {
+                    model: &facts.model.name,
+                    facts: Some(&facts),
+                };
+                self.plan(cx, snapshot, &head, wanted)
+            }
+            What::ByHead(named) => {
+                let wanted = Wanted {
+                    model: &named.model,
+                    facts: None,
+                };
+                let plan = self.plan(cx, snapshot, &head, wanted);
+                plan.map(|mut dispatch| {
+                    let path = named.in_path.then(|| Header {
+                        name: header::PATH,
+                        value: head.path.clone(),
+                    });
+                    dispatch.headers.extend(path);
+                    dispatch
+                })
+            }
         };
         match result {
             Ok(dispatch) => {
@@ -54,23 +84,25 @@ impl Exchange {
         cx: &mut Context<'_>,
         snapshot: &Arc<Snapshot>,
         head: &RequestHead,
-        facts: &RequestFacts,
+        wanted: Wanted<'_>,
     ) -> Result<Dispatch, Failure> {
         let seed = head
             .header(header::REQUEST_ID)
             .map_or(cx.random, |id| XxHash3_64::oneshot(id.as_bytes()));
-        let target = self.route(snapshot, head, facts, seed)?;
+        let target = self.route(snapshot, head, wanted.model, seed)?;
         let server = &target.server;
         let engine_model = target
             .adapter
             .as_deref()
             .or(server.model.as_deref())
-            .unwrap_or(&facts.model.name);
+            .unwrap_or(wanted.model);
+        let chain = wanted.facts.map(|facts| &facts.prompt.chain);
         // Blocks of another size than the index holds match nothing: the size changed while the body was read.
-        let chain = Some(&facts.prompt.chain).filter(|chain| chain.block_bytes == snapshot.block_bytes.get());
+        let chain = chain.filter(|chain| chain.block_bytes == snapshot.block_bytes.get());
+        let salt = wanted.facts.and_then(|facts| facts.cache_salt.as_deref());
         let ask = Ask {
             chain,
-            context: context(server, target.adapter.as_deref(), facts.cache_salt.as_deref()),
+            context: context(server, target.adapter.as_deref(), salt),
             model: engine_model,
             prompt_tokens: self.record.prompt_tokens,
             seed,
@@ -81,7 +113,7 @@ impl Exchange {
         if decision.saturated && cx.settings.when_saturated == WhenSaturated::Reject {
             return Err(Failure::Saturated(server.name.to_string()));
         }
-        self.remember(&target, &decision, engine_model, &facts.model.name);
+        self.remember(&target, &decision, engine_model, wanted);
         let asked_to_explain = cx.settings.explain && head.header(header::EXPLAIN).is_some();
         let sampled = cx.random < cx.settings.explain_below;
         let explanation = (asked_to_explain || sampled).then(|| explain(server, cx.scratch, &decision));
@@ -117,7 +149,9 @@ impl Exchange {
         };
         let mut dispatch = Dispatch {
             headers: Vec::new(),
-            splices: self.splices(cx, facts, engine_model),
+            splices: wanted
+                .facts
+                .map_or_else(Vec::new, |facts| self.splices(cx, facts, engine_model)),
             stages: vec![stage],
             placed,
             explanation,
@@ -127,14 +161,7 @@ impl Exchange {
         Ok(dispatch)
     }
 
-    fn route(
-        &mut self,
-        snapshot: &Snapshot,
-        head: &RequestHead,
-        facts: &RequestFacts,
-        seed: u64,
-    ) -> Result<Target, Failure> {
-        let model = &*facts.model.name;
+    fn route(&mut self, snapshot: &Snapshot, head: &RequestHead, model: &str, seed: u64) -> Result<Target, Failure> {
         self.record.model_known = snapshot.routes.knows(model);
         let attributes = Attributes {
             model,
@@ -167,8 +194,10 @@ impl Exchange {
         }
     }
 
-    fn remember(&mut self, target: &Target, decision: &Decision, engine_model: &str, asked_model: &str) {
-        self.record.upstream_model = (engine_model != asked_model).then(|| engine_model.into());
+    fn remember(&mut self, target: &Target, decision: &Decision, engine_model: &str, wanted: Wanted<'_>) {
+        // A body that is not read is not changed either.
+        let is_rewritten = wanted.facts.is_some() && engine_model != wanted.model;
+        self.record.upstream_model = is_rewritten.then(|| engine_model.into());
         self.record.selected = decision
             .endpoints
             .first()

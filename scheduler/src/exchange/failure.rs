@@ -7,6 +7,7 @@
 use serde_json::json;
 
 use crate::exchange::effect::{Header, LocalReply};
+use crate::exchange::header;
 use crate::request::{ApiForm, BodyError};
 
 /// Why a request is answered by us with an error.
@@ -14,6 +15,8 @@ use crate::request::{ApiForm, BodyError};
 pub enum Failure {
     /// The body is refused.
     Body(BodyError),
+    /// Bodies are not read, and the head names no model.
+    ModelNotNamed,
     /// The body is larger than the bound.
     BodyTooLarge {
         /// The bound, bytes.
@@ -91,6 +94,7 @@ impl Failure {
     pub fn row(&self) -> Row {
         match self {
             Self::Body(error) => body_row(error),
+            Self::ModelNotNamed => body_row(&BodyError::ModelMissing),
             Self::BodyTooLarge { .. } => Row {
                 status: 413,
                 anthropic_kind: "request_too_large",
@@ -122,6 +126,11 @@ impl Failure {
     pub fn message(&self) -> String {
         match self {
             Self::Body(error) => body_message(error),
+            Self::ModelNotNamed => format!(
+                "model not found: this gateway does not read bodies; name the model in the header {}, or in the path: \
+                 /m/<model>/v1/...",
+                header::MODEL
+            ),
             Self::BodyTooLarge { limit } => format!("the request body is larger than {limit} bytes"),
             Self::ContentEncoding(encoding) => {
                 format!("content-encoding `{encoding}` is not supported: send the body without compression")

@@ -32,7 +32,7 @@ use crate::load::Fleet;
 use crate::pick::Scratch;
 use crate::prefix::PrefixIndex;
 use crate::prefix::chain::DEFAULT_BLOCK_BYTES;
-use crate::request::{ApiForm, BodyScan, RequestFacts, Route, classify};
+use crate::request::{ApiForm, BodyScan, RequestFacts, Route, classify, model_in_path};
 use crate::response::{Usage, UsageFilter, UsageScan};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
@@ -63,6 +63,10 @@ pub mod header {
     pub const TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
     /// Envoy: what is retried. Never set by us: the route says so.
     pub const RETRY_ON: &str = "x-envoy-retry-on";
+    /// A client names the model, where bodies are not read.
+    pub const MODEL: &str = "x-gateway-model-name";
+    /// The path, as a host of HTTP/2 names it.
+    pub const PATH: &str = ":path";
     /// Identifies the request in logs and seeds its random choices.
     pub const REQUEST_ID: &str = "x-request-id";
 }
@@ -146,8 +150,17 @@ struct Asked {
 #[derive(Debug)]
 enum What {
     Infer(Box<RequestFacts>),
+    ByHead(Named),
     ListModels,
     GetModel(String),
+}
+
+/// What the head alone says.
+#[derive(Debug)]
+struct Named {
+    model: Box<str>,
+    /// The path named it: the head holds the path without it, which is the one to send.
+    in_path: bool,
 }
 
 #[derive(Debug)]
@@ -217,6 +230,9 @@ impl Exchange {
         if !cx.settings.routes_host(&head.authority) {
             return self.pass(effects);
         }
+        if cx.settings.by_head {
+            return self.on_head(cx, head, effects);
+        }
         match classify(&head.method, &head.path) {
             Route::Pass => self.pass(effects),
             Route::ListModels => self.ask(
@@ -245,6 +261,39 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    /// A request of which only the head is read.
+    fn on_head(&mut self, cx: &mut Context<'_>, mut head: RequestHead, effects: &mut Vec<Effect>) {
+        let named = model_in_path(&head.path).map(|named| (named.model.into_owned(), named.path.to_owned()));
+        let in_path = named.is_some();
+        let model = match named {
+            Some((model, path)) => {
+                head.path = path;
+                Some(model)
+            }
+            None => head.header(header::MODEL).map(str::to_owned),
+        };
+        let what = match classify(&head.method, &head.path) {
+            Route::Pass => return self.pass(effects),
+            Route::ListModels => What::ListModels,
+            Route::GetModel(name) => What::GetModel(name.into_owned()),
+            Route::Infer(form) => {
+                self.record.form = Some(form);
+                let bytes = match length(cx.settings, &head) {
+                    Ok(bytes) => bytes.unwrap_or(0),
+                    Err(failure) => return self.refuse(&failure, effects),
+                };
+                let Some(model) = model.filter(|model| !model.trim().is_empty()) else {
+                    return self.refuse(&Failure::ModelNotNamed, effects);
+                };
+                self.record.model = Some(model.as_str().into());
+                self.record.prompt_tokens = bytes.div_ceil(4);
+                let model = model.into();
+                What::ByHead(Named { model, in_path })
+            }
+        };
+        self.ask(cx, Asked { head, what }, effects);
     }
 
     fn on_body(&mut self, cx: &mut Context<'_>, chunk: &[u8], effects: &mut Vec<Effect>) {
@@ -470,6 +519,11 @@ fn readable(settings: &Settings, head: &RequestHead) -> Result<(), Failure> {
     {
         return Err(Failure::ContentEncoding(encoding.to_owned()));
     }
+    length(settings, head).map(|_| ())
+}
+
+/// The length that the head says the body has; refused when that is above the bound.
+fn length(settings: &Settings, head: &RequestHead) -> Result<Option<u64>, Failure> {
     let length = head
         .header("content-length")
         .and_then(|length| length.parse::<u64>().ok());
@@ -477,7 +531,7 @@ fn readable(settings: &Settings, head: &RequestHead) -> Result<(), Failure> {
         Some(_) => Err(Failure::BodyTooLarge {
             limit: settings.max_body_bytes,
         }),
-        None => Ok(()),
+        None => Ok(length),
     }
 }
 

@@ -15,6 +15,9 @@ pub struct Settings {
     pub explain: bool,
     /// Decisions whose random number is below this are explained to the shell, for its log and its debug page.
     pub explain_below: u64,
+    /// Whether the head alone decides, since the host cannot hold it until the body is there: the client names the model in
+    /// the path or in a header, the body is neither read nor changed, and what a prompt says does not count.
+    pub by_head: bool,
     /// Whether usage is asked of the engine for streams whose client did not, and the extra chunk withheld.
     pub usage_injection: bool,
     /// Calls made before each decision.
@@ -41,6 +44,7 @@ impl Default for Settings {
             when_saturated: WhenSaturated::Serve,
             explain: false,
             explain_below: 0,
+            by_head: false,
             usage_injection: false,
             #[cfg(test)]
             probes: 0,

@@ -16,6 +16,6 @@ pub mod splice;
 
 pub use error::BodyError;
 pub use facts::{IncludeUsage, ModelField, Prompt, RequestFacts, StreamOptions};
-pub use path::{ApiForm, Route, classify};
+pub use path::{ApiForm, NamedInPath, Route, classify, model_in_path};
 pub use scan::BodyScan;
 pub use splice::Splice;

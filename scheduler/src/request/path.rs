@@ -53,6 +53,26 @@ pub fn classify<'a>(method: &str, path_and_query: &'a str) -> Route<'a> {
     }
 }
 
+/// The model that a path names, and the path without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedInPath<'a> {
+    /// The name, percent-decoded; it may contain `/`.
+    pub model: Cow<'a, str>,
+    /// The path that a model server knows, with its query: what begins with `/v1/`.
+    pub path: &'a str,
+}
+
+/// Reads `/m/<model>/v1/...`, the form for clients that cannot set a header; `None` when the path has another form.
+pub fn model_in_path(path_and_query: &str) -> Option<NamedInPath<'_>> {
+    let rest = path_and_query.strip_prefix("/m/")?;
+    let path = rest.split(['?', '#']).next()?;
+    let at = path.find("/v1/").filter(|at| *at > 0)?;
+    Some(NamedInPath {
+        model: percent_decode(&rest[..at]),
+        path: &rest[at..],
+    })
+}
+
 fn form_of(path: &str) -> ApiForm {
     match path {
         "chat/completions" => ApiForm::ChatCompletions,
@@ -124,6 +144,36 @@ mod tests {
             ("/v1/models/%ff", "\u{fffd}"),
         ] {
             assert_eq!(classify("GET", path), Route::GetModel(name.into()), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_may_name_the_model() {
+        for (path, model, rest) in [
+            ("/m/llama/v1/chat/completions", "llama", "/v1/chat/completions"),
+            (
+                "/m/meta/llama/v1/completions?x=/v1/",
+                "meta/llama",
+                "/v1/completions?x=/v1/",
+            ),
+            ("/m/meta%2Fllama%20x/v1/models/v1/y", "meta/llama x", "/v1/models/v1/y"),
+        ] {
+            let expected = NamedInPath {
+                model: model.into(),
+                path: rest,
+            };
+            assert_eq!(model_in_path(path), Some(expected), "{path}");
+        }
+        for other in [
+            "/m/llama",
+            "/m//v1/completions",
+            "/m/v1/completions",
+            "/v1/m/x/v1/y",
+            "/m/x?/v1/y",
+            "/m/",
+            "",
+        ] {
+            assert_eq!(model_in_path(other), None, "{other}");
         }
     }
 

@@ -8,6 +8,7 @@
 #[rustfmt::skip]
 pub mod proto;
 
+pub mod counts;
 mod endpoints;
 mod loads;
 mod outbox;

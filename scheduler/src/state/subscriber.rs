@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::counts::Teller;
 use super::outbox::{Outbox, OutboxLimits};
 use super::proto::{FromFilter, ToFilter, from_filter, to_filter};
 use super::store::{Counters, Limits, Store};
@@ -18,6 +19,7 @@ use crate::load::Fleet;
 use crate::prefix::{Key, PrefixIndex};
 use crate::profile::Profile;
 use crate::snapshot::{EndpointId, Snapshot};
+use crate::tally::Request;
 use crate::time::Time;
 
 /// How a subscriber is sized and how often it speaks.
@@ -31,6 +33,8 @@ pub struct SubscriberConfig {
     pub outbox: OutboxLimits,
     /// Least time between two reports of what is in flight, milliseconds.
     pub report_ms: u64,
+    /// Kinds of requests that are told apart while they wait to be told.
+    pub max_kinds: usize,
 }
 
 /// The controller did not keep to the protocol.
@@ -61,6 +65,7 @@ pub struct Received {
 pub struct Subscriber {
     store: Store,
     outbox: Outbox,
+    teller: Teller,
     report_ms: u64,
     phase: Phase,
     /// Own counts may have changed since the last report.
@@ -87,6 +92,7 @@ impl Subscriber {
         Self {
             store: Store::new(fleet, config.origin, config.limits),
             outbox: Outbox::new(config.outbox),
+            teller: Teller::new(config.max_kinds),
             report_ms: config.report_ms,
             phase: Phase::Away,
             unreported: true,
@@ -158,6 +164,7 @@ impl Subscriber {
                 self.phase = Phase::Welcome;
                 self.unreported = true;
                 self.store.connected();
+                self.teller.connected();
             }
             (Phase::Greeted | Phase::Away, _) => return Err(ProtocolError::NoWelcome),
             (Phase::Welcome, Some(to_filter::Message::Update(update))) => {
@@ -176,6 +183,7 @@ impl Subscriber {
                 let ours = settlements.settlements.into_iter().filter(|s| s.owner == origin);
                 received.settlements = ours.collect();
             }
+            (Phase::Welcome, Some(to_filter::Message::Counted(counted))) => self.teller.counted(&counted),
             // A second welcome, or a message that a newer controller added.
             (Phase::Welcome, Some(to_filter::Message::Welcome(_)) | None) => {}
         }
@@ -201,7 +209,29 @@ impl Subscriber {
                     .map(|report| up(from_filter::Message::Report(report))),
             );
         }
+        let counts = self.teller.next(self.store.origin(), now);
+        messages.extend(counts.map(|counts| up(from_filter::Message::Counts(counts))));
         messages
+    }
+
+    /// The last messages before the process ends: what was counted and not told yet.
+    pub fn farewell(&mut self) -> Vec<FromFilter> {
+        if self.phase != Phase::Welcome {
+            return Vec::new();
+        }
+        let rest = self.teller.rest(self.store.origin()).into_iter();
+        rest.map(|counts| up(from_filter::Message::Counts(counts))).collect()
+    }
+
+    /// Counts a request that is over, to be told. `match_ratio` is the part of its prompt that the chosen endpoint was
+    /// believed to hold.
+    pub fn count(&mut self, request: &Request<'_>, match_ratio: Option<f64>) {
+        self.teller.count(request, match_ratio);
+    }
+
+    /// Requests counted under other labels for want of room, since the start.
+    pub fn overflowed_counts(&self) -> u64 {
+        self.teller.overflowed()
     }
 
     /// A lease was opened or settled: the next report has something to say.
@@ -262,6 +292,7 @@ mod tests {
                     bytes_per_s: 1 << 20,
                 },
                 report_ms: 50,
+                max_kinds: 10,
             };
             let index = IndexConfig {
                 max_bytes: 1 << 20,

@@ -134,6 +134,10 @@ fn table() -> String {
             Failure::Saturated("a/s".into()),
         ),
         ("no state from the controller within `--state-wait`", Failure::NoState),
+        (
+            "the wasm filter with `hold: off`, and the head names no model",
+            Failure::ModelNotNamed,
+        ),
     ] {
         let (status, openai, anthropic) = parts(&failure);
         row(&mut table, condition, status, &openai, &anthropic);

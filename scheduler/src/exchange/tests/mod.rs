@@ -1,5 +1,6 @@
 //! Stories and properties of the exchange.
 
+mod by_head;
 mod calls;
 mod errors;
 mod orders;

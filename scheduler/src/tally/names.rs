@@ -3,29 +3,29 @@
 //! What must always hold: a label's value comes from a set that clients cannot enlarge: a model that no ModelRoute names
 //! is `unknown`, a path that is not an API's is `other`, an error type that is not ours is `other`.
 
-use kthena_scheduler::exchange::Record;
-use kthena_scheduler::request::ApiForm;
+use crate::exchange::Record;
+use crate::request::ApiForm;
 
 /// Kthena's buckets for the durations of requests, seconds.
-pub(super) const REQUEST_SECONDS: [f64; 13] = [
+pub const REQUEST_SECONDS: [f64; 13] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
 /// Kthena's buckets for the part of a prompt that a pod already holds.
-pub(super) const MATCH_RATIO: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0];
+pub const MATCH_RATIO: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0];
 
 /// OpenTelemetry's buckets for the durations of requests, seconds.
-pub(super) const SERVER_SECONDS: [f64; 14] = [
+pub const SERVER_SECONDS: [f64; 14] = [
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 ];
 
 /// OpenTelemetry's buckets for the time to the first token, seconds.
-pub(super) const FIRST_TOKEN_SECONDS: [f64; 16] = [
+pub const FIRST_TOKEN_SECONDS: [f64; 16] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
 /// OpenTelemetry's buckets for tokens of a request: powers of four.
-pub(super) const TOKENS: [f64; 14] = [
+pub const TOKENS: [f64; 14] = [
     1.0,
     4.0,
     16.0,
@@ -43,17 +43,20 @@ pub(super) const TOKENS: [f64; 14] = [
 ];
 
 /// Buckets for the time that a plugin takes, seconds: finer ones before Kthena's, as ours take microseconds.
-pub(super) const PLUGIN_SECONDS: [f64; 9] = [0.000_001, 0.000_01, 0.000_1, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
+pub const PLUGIN_SECONDS: [f64; 9] = [0.000_001, 0.000_01, 0.000_1, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
 
 /// Buckets for the time that a decision takes, seconds.
-pub(super) const DECISION_SECONDS: [f64; 10] = [
+pub const DECISION_SECONDS: [f64; 10] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.1,
 ];
 
 /// The value of a label whose subject is absent.
-pub(super) const NONE: &str = "none";
+pub const NONE: &str = "none";
 /// The value of a label that would otherwise grow without bound.
-pub(super) const OTHER: &str = "other";
+pub const OTHER: &str = "other";
+
+/// The longest name that is a label's value, bytes; those of Kubernetes objects are shorter.
+const LONGEST_NAME: usize = 512;
 
 const PATHS: [(&str, &str); 6] = [
     ("/v1/chat/completions", "chat"),
@@ -64,13 +67,14 @@ const PATHS: [(&str, &str); 6] = [
     ("/v1/models", "list_models"),
 ];
 
-const ERROR_TYPES: [&str; 10] = [
+const ERROR_TYPES: [&str; 11] = [
     "request_parsing",
     "prompt_parsing",
     "input_rate_limit",
     "output_rate_limit",
     "rate_limit",
     "model_route_matching",
+    "route_not_found",
     "pod_discovery",
     "provider_discovery",
     "scheduling",
@@ -136,7 +140,7 @@ fn path_of(form: Option<ApiForm>) -> &'static str {
 }
 
 /// A path as a label's value.
-pub(super) fn path(path: &str) -> &'static str {
+pub fn path(path: &str) -> &'static str {
     let known = PATHS.iter().find(|(known, _)| *known == path);
     known.map_or(OTHER, |(known, _)| known)
 }
@@ -148,11 +152,16 @@ pub fn operation(path: &str) -> &'static str {
 }
 
 /// An error type as a label's value; empty = no error.
-pub(super) fn error_type(error_type: Option<&str>) -> &'static str {
+pub fn error_type(error_type: Option<&str>) -> &'static str {
     let Some(given) = error_type else { return "" };
     ERROR_TYPES
         .iter()
         .find(|known| **known == given)
         .copied()
         .unwrap_or(OTHER)
+}
+
+/// A name as a label's value: names of resources are short, and what is not is none.
+pub fn bounded(name: &str) -> &str {
+    if name.len() <= LONGEST_NAME { name } else { OTHER }
 }
