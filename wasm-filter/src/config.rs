@@ -3,7 +3,7 @@
 //! What must always hold: a field that is not known, or a value out of range, refuses the configuration with the field's
 //! name, so that Envoy keeps the one before it. Every bound of the filter is a field here.
 
-use kthena_scheduler::exchange::{Settings, WhenSaturated as Saturated};
+use kthena_scheduler::exchange::{Settings, WhenNoState as NoState, WhenSaturated as Saturated};
 use kthena_scheduler::state::{Limits, OutboxLimits};
 use serde::Deserialize;
 
@@ -19,10 +19,12 @@ pub struct Config {
     pub hold: Hold,
     /// The largest body accepted, bytes; a larger one is answered 413.
     pub max_body_bytes: u64,
-    /// How long a request is held while there is no state yet, milliseconds; then it is answered 503.
+    /// How long a request is held while there is no state yet, milliseconds.
     pub state_wait_ms: u64,
-    /// Requests of one VM that are held while there is no state yet; those beyond are answered 503 at once.
+    /// Requests of one VM that are held while there is no state yet; those beyond are not held at all.
     pub max_held: usize,
+    /// What happens to a request when there is still no state then, or no room to hold it.
+    pub when_no_state: WhenNoState,
     /// What happens when the filters leave no endpoint.
     pub when_saturated: WhenSaturated,
     /// Whether a client may ask why its request went where it went (`x-kthena-explain`).
@@ -55,6 +57,16 @@ pub enum Hold {
     On,
     /// It cannot: header and path alone decide, and bodies are neither read nor changed.
     Off,
+}
+
+/// What happens to a request when there is no state to decide on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenNoState {
+    /// The client gets 503.
+    Reject,
+    /// It goes on undecided, to where Envoy's own routes send it.
+    Pass,
 }
 
 /// What happens when the filters leave no endpoint.
@@ -105,6 +117,7 @@ impl Default for Config {
             max_body_bytes: 16 << 20,
             state_wait_ms: 5_000,
             max_held: 1_000,
+            when_no_state: WhenNoState::Reject,
             when_saturated: WhenSaturated::Serve,
             explain: false,
             usage: Usage::Envoy,
@@ -168,6 +181,10 @@ impl Config {
             hosts: self.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             max_body_bytes: self.max_body_bytes,
             state_wait_ms: self.state_wait_ms,
+            when_no_state: match self.when_no_state {
+                WhenNoState::Reject => NoState::Reject,
+                WhenNoState::Pass => NoState::Pass,
+            },
             when_saturated: match self.when_saturated {
                 WhenSaturated::Serve => Saturated::Serve,
                 WhenSaturated::Reject => Saturated::Reject,

@@ -26,6 +26,8 @@ pub struct Reading {
     pub answered: u64,
     /// Requests refused because the host does not show bodies while heads are held.
     pub unheld: u64,
+    /// Requests that went on without a decision, as there was no state.
+    pub undecided: u64,
     /// Streams to a controller begun.
     pub state_streams: u64,
     /// Messages of a controller.
@@ -46,7 +48,7 @@ pub struct Reading {
 
 const GAUGES: usize = 6;
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "kthena_synced",
     "kthena_connected",
     "kthena_held",
@@ -56,6 +58,7 @@ const NAMES: [&str; 17] = [
     "kthena_dispatched_total",
     "kthena_answered_total",
     "kthena_unheld_total",
+    "kthena_undecided_total",
     "kthena_state_streams_total",
     "kthena_state_messages_total",
     "kthena_state_malformed_total",
@@ -78,6 +81,7 @@ impl Reading {
             self.dispatched,
             self.answered,
             self.unheld,
+            self.undecided,
             self.state_streams,
             self.state_messages,
             self.state_malformed,

@@ -203,14 +203,27 @@ impl<H: Host> Root<H> {
     /// Puts a request back into the table, and those that wait or have left where they are counted.
     fn put(&mut self, id: u32, conversation: Conversation, before: Progress) {
         let progress = conversation.progress();
+        let undecided = conversation.record().error_type.is_some();
         self.requests.insert(id, conversation);
         match progress {
+            Progress::Passing if undecided => self.note_undecided(),
             Progress::Waiting(_) if !self.held.contains(&id) => self.held.push(id),
             Progress::Sent if before != progress => self.reading.dispatched += 1,
             Progress::Answered if before != progress => self.reading.answered += 1,
             _ => {}
         }
         self.state.held = self.held.len();
+    }
+
+    /// A request has gone on without a decision, as there was no state.
+    fn note_undecided(&mut self) {
+        if self.reading.undecided == 0 {
+            self.host.log(
+                Level::Warn,
+                "kthena: there is no state: requests go on undecided, as when_no_state says",
+            );
+        }
+        self.reading.undecided += 1;
     }
 
     /// The head of an answer has come.

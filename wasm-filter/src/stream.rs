@@ -77,7 +77,11 @@ impl Conversation {
 
     /// Whether it is one of those that are counted.
     pub(crate) fn is_ours(&self) -> bool {
-        self.exchange.record().form.is_some() || self.progress == Progress::Answered
+        match self.progress {
+            Progress::Passing => false,
+            Progress::Answered => true,
+            _ => self.exchange.record().form.is_some(),
+        }
     }
 
     /// The head has come; `end` when no body follows.

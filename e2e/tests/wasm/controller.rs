@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use kthena_e2e::client::{Ask, Client};
+use kthena_e2e::envoy::place;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::manifests::model_route;
-use kthena_e2e::system::{Filter, Options, Part};
+use kthena_e2e::system::{Change, Filter, Options, Part};
 use serde_json::{Value, json};
 
 use crate::host::{change_plugin, dynamic};
-use crate::{CHAT, SOON, llama, metric, new_question, send, start, wait_in_flight};
+use crate::{CHAT, SOON, last_received, llama, metric, new_question, send, start, wait_in_flight};
+
+const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_controller_costs_nothing_and_a_restarted_one_takes_up_changes_again() {
@@ -133,4 +136,38 @@ async fn a_plugin_that_replaces_another_while_the_controller_is_away_serves_what
         .await
         .unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_operator_wants_it_requests_without_state_go_on_to_a_route_of_his_own() {
+    let own_route = |configuration: &mut Value| {
+        let routes = format!("{}/route_config/virtual_hosts/0/routes", MANAGER);
+        let routes = place(configuration, &routes).unwrap().as_array_mut().unwrap();
+        routes.last_mut().unwrap()["route"] = json!({"cluster_header": "x-my-own"});
+    };
+    let mut system = start(Options {
+        filter: Filter::Wasm(json!({"state_wait_ms": 300, "when_no_state": "pass", "shared_state_bytes": 0})),
+        change_envoy: Change::new(own_route),
+        workers: 1,
+        ..llama(1)
+    })
+    .await;
+    system.kill(Part::Controller).unwrap();
+    system.restart(Part::Envoy).await.unwrap();
+    let own = system.cluster("llama");
+    let ask = new_question("meta/llama")
+        .header("x-my-own", &own)
+        .header("x-kthena-cluster", "forged");
+    let answer = Client::http1(system.address()).send(ask.clone()).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let received = last_received(&system).await;
+    assert_eq!(received.header("x-kthena-cluster"), "");
+    assert_eq!(system.fleet().body(received.number).await.unwrap(), ask.body);
+    wait_until("the metric", SOON, async || {
+        metric(&system, "kthena_undecided_total").await == 1
+    })
+    .await
+    .unwrap();
+    let log = std::fs::read_to_string(system.folder().join("envoy.log")).unwrap();
+    assert!(log.contains("requests go on undecided"), "{log}");
 }

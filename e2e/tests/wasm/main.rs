@@ -11,7 +11,9 @@
 mod agree;
 #[path = "../path/answers.rs"]
 mod answers;
+mod by_head;
 mod controller;
+mod counts;
 mod document;
 #[path = "../faults/documented.rs"]
 #[allow(dead_code, reason = "what Envoy answers by itself is a story of `faults` alone")]

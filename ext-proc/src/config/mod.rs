@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
-use kthena_scheduler::exchange::{Settings, WhenSaturated};
+use kthena_scheduler::exchange::{Settings, WhenNoState, WhenSaturated};
 
 use crate::state::{ConnectError, Controller, Credentials, Sizes};
 
@@ -264,6 +264,7 @@ impl Requests {
             hosts: self.host.clone(),
             max_body_bytes: self.max_body_bytes,
             state_wait_ms: u64::try_from(self.state_wait.as_millis()).unwrap_or(u64::MAX),
+            when_no_state: WhenNoState::Reject,
             when_saturated: match self.when_saturated {
                 Saturated::Serve => WhenSaturated::Serve,
                 Saturated::Reject => WhenSaturated::Reject,

@@ -22,7 +22,7 @@ pub use effect::{Dispatch, Effect, Header, LocalReply, Stage};
 pub use failure::{Failure, Row};
 pub use input::{Input, RequestHead, ResponseHead};
 pub use record::Record;
-pub use settings::{Settings, WhenSaturated};
+pub use settings::{Settings, WhenNoState, WhenSaturated};
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -344,7 +344,7 @@ impl Exchange {
             return self.call_or_decide(cx, asked, effects);
         }
         if cx.settings.state_wait_ms == 0 || !cx.may_wait {
-            return self.refuse(&Failure::NoState, effects);
+            return self.without_state(cx, effects);
         }
         let until = cx.now.after(cx.settings.state_wait_ms);
         self.phase = Phase::Waiting(Box::new(asked), until);
@@ -384,7 +384,7 @@ impl Exchange {
                 if cx.world.snapshot.is_some() {
                     self.call_or_decide(cx, *asked, effects);
                 } else if cx.now >= until {
-                    self.refuse(&Failure::NoState, effects);
+                    self.without_state(cx, effects);
                 } else {
                     self.phase = Phase::Waiting(asked, until);
                     effects.push(Effect::WakeAt(until));
@@ -463,6 +463,17 @@ impl Exchange {
         }
         self.phase = Phase::Left;
         self.settle(effects);
+    }
+
+    /// There is no state, and no time or room to wait for it.
+    fn without_state(&mut self, cx: &Context<'_>, effects: &mut Vec<Effect>) {
+        match cx.settings.when_no_state {
+            WhenNoState::Reject => self.refuse(&Failure::NoState, effects),
+            WhenNoState::Pass => {
+                self.record.error_type = Some(Failure::NoState.row().error_type);
+                self.pass(effects);
+            }
+        }
     }
 
     fn pass(&mut self, effects: &mut Vec<Effect>) {

@@ -9,6 +9,8 @@ pub struct Settings {
     pub max_body_bytes: u64,
     /// How long a request is held while there is no state, milliseconds.
     pub state_wait_ms: u64,
+    /// What happens when there is still no state then.
+    pub when_no_state: WhenNoState,
     /// What happens when the filters leave no endpoint.
     pub when_saturated: WhenSaturated,
     /// Whether a client may ask for an explanation.
@@ -23,6 +25,16 @@ pub struct Settings {
     /// Calls made before each decision.
     #[cfg(test)]
     pub probes: u32,
+}
+
+/// What happens to a request when there is no state to decide on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenNoState {
+    /// The client gets 503.
+    #[default]
+    Reject,
+    /// It goes on undecided, to where the host's own routes send it.
+    Pass,
 }
 
 /// What happens when the filters leave no endpoint.
@@ -41,6 +53,7 @@ impl Default for Settings {
             hosts: Vec::new(),
             max_body_bytes: 16 * 1024 * 1024,
             state_wait_ms: 5_000,
+            when_no_state: WhenNoState::Reject,
             when_saturated: WhenSaturated::Serve,
             explain: false,
             explain_below: 0,

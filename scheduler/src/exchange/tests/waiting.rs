@@ -1,6 +1,7 @@
 //! Story: a filter with no state yet holds requests up to a bound, then says so.
 
 use super::*;
+use crate::exchange::WhenNoState;
 
 #[test]
 fn state_that_comes_in_time_decides_the_held_request() {
@@ -40,4 +41,26 @@ fn a_client_that_leaves_while_it_waits_is_let_go() {
     house.snapshot = snapshot;
     assert!(house.step(&mut exchange, Input::Wake).is_empty());
     assert_eq!(house.in_flight(), 0);
+}
+
+#[test]
+fn an_operator_may_let_requests_go_on_undecided_when_there_is_no_state() {
+    let mut house = House::new(2);
+    house.snapshot = None;
+    house.settings.when_no_state = WhenNoState::Pass;
+    let mut exchange = Exchange::new();
+    house.send(&mut exchange, post(CHAT), &chat("alias"));
+    house.now = house.now.after(house.settings.state_wait_ms);
+    assert!(matches!(house.step(&mut exchange, Input::Wake)[..], [Effect::Pass]));
+    assert_eq!(
+        exchange.record().error_type,
+        Some("scheduling"),
+        "it is not passed over in silence"
+    );
+    house.settings.state_wait_ms = 0;
+    let effects = house.send(&mut Exchange::new(), post(CHAT), &chat("alias"));
+    assert!(matches!(effects[..], [Effect::Hold, Effect::Pass]), "{effects:?}");
+    // What is known to be wrong is still the client's to mend.
+    let effects = house.send(&mut Exchange::new(), post(CHAT), "{");
+    assert_eq!(replied(&effects).unwrap().0, 400);
 }
