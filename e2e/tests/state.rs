@@ -8,6 +8,7 @@ use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
 use kthena_controller::publish::{Access, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, Tls};
+use kthena_controller::requests;
 use kthena_e2e::authority::Authority;
 use kthena_e2e::scratch::Scratch;
 use kthena_ext_proc::state::{Controller, Credentials, Sizes, State, Subscription, Timing};
@@ -39,6 +40,10 @@ async fn publisher(access: Access) -> Publisher {
         max_settlements: 100,
         sample_wait_ms: 20,
         ack_timeout_ms: 5_000,
+        requests: requests::Bounds {
+            max_series: 100,
+            max_origins: 100,
+        },
     };
     let metrics = Metrics::default().publish;
     let hub = Hub::new(settings, Table::new(), Clock::start(), metrics.clone());

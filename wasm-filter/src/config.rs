@@ -7,6 +7,10 @@ use kthena_scheduler::exchange::{Settings, WhenNoState as NoState, WhenSaturated
 use kthena_scheduler::state::{Limits, OutboxLimits};
 use serde::Deserialize;
 
+/// Memory that a byte of state takes, as it comes over the wire: kept to be left for the next plugin, in its domain form
+/// twice while it changes, and encoded once more when it is left.
+const STATE_FACTOR: u64 = 4;
+
 /// What the operator sets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +37,9 @@ pub struct Config {
     pub usage: Usage,
     /// Endpoints there is room for; further ones are left out and told.
     pub max_endpoints: u32,
+    /// Memory of one VM beside its requests in progress, bytes: the prefix index, and what is known of the controller's
+    /// state, which is bounded by what the index leaves.
+    pub memory_bytes: u64,
     /// Memory of the prefix index of one VM, bytes.
     pub prefix_index_bytes: u64,
     /// The largest resource of the controller, and all that are incomplete, bytes.
@@ -122,6 +129,7 @@ impl Default for Config {
             explain: false,
             usage: Usage::Envoy,
             max_endpoints: 4_096,
+            memory_bytes: 32 << 20,
             prefix_index_bytes: 8 << 20,
             max_resource_bytes: 8 << 20,
             max_placements: 2_000,
@@ -168,6 +176,11 @@ impl Config {
             "prefix_index_bytes",
             "64 KiB to 1 GiB",
         )?;
+        check(
+            (8 << 20..=1 << 30).contains(&config.memory_bytes) && config.prefix_index_bytes <= config.memory_bytes / 2,
+            "memory_bytes",
+            "8 MiB to 1 GiB, and at least twice prefix_index_bytes",
+        )?;
         check(config.max_resource_bytes > 0, "max_resource_bytes", "above 0")?;
         check(config.max_placements > 0, "max_placements", "above 0")?;
         check(config.max_metric_series > 0, "max_metric_series", "above 0")?;
@@ -195,10 +208,16 @@ impl Config {
         }
     }
 
+    /// Bytes of the controller's state, as it comes over the wire, that there is memory for.
+    fn state_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.prefix_index_bytes) / STATE_FACTOR
+    }
+
     /// What is kept of the controller's state.
     pub fn limits(&self) -> Limits {
         Limits {
             max_resource_bytes: self.max_resource_bytes,
+            max_bytes: usize::try_from(self.state_bytes()).unwrap_or(usize::MAX),
             keep_bodies: self.shared_state_bytes > 0,
             ..Limits::default()
         }
@@ -237,6 +256,8 @@ mod tests {
             (r#"{"prefix_index_bytes":1}"#, "prefix_index_bytes"),
             (r#"{"when_saturated":"drop"}"#, "drop"),
             (r#"{"hold":"maybe"}"#, "maybe"),
+            (r#"{"memory_bytes":1048576}"#, "memory_bytes"),
+            (r#"{"prefix_index_bytes":33554432}"#, "memory_bytes"),
             (r#"{"max_held":-1}"#, "-1"),
             ("[]", "configuration"),
             ("{", "configuration"),

@@ -38,6 +38,8 @@ pub struct Reading {
     pub state_refused: u64,
     /// Times that the state was left for the next plugin.
     pub state_kept: u64,
+    /// Times that the state could not be left, as it is too large.
+    pub state_not_kept: u64,
     /// Placements dropped for want of room or of bytes a second.
     pub placements_dropped: u64,
     /// Placements of endpoints not known here.
@@ -48,7 +50,7 @@ pub struct Reading {
 
 const GAUGES: usize = 6;
 
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "kthena_synced",
     "kthena_connected",
     "kthena_held",
@@ -64,6 +66,7 @@ const NAMES: [&str; 18] = [
     "kthena_state_malformed_total",
     "kthena_state_refused_total",
     "kthena_state_kept_total",
+    "kthena_state_not_kept_total",
     "kthena_placements_dropped_total",
     "kthena_placements_unknown_total",
     "kthena_series_overflowed_total",
@@ -87,6 +90,7 @@ impl Reading {
             self.state_malformed,
             self.state_refused,
             self.state_kept,
+            self.state_not_kept,
             self.placements_dropped,
             self.placements_unknown,
             self.series_overflowed,

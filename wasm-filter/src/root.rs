@@ -477,6 +477,7 @@ impl<H: Host> Root<H> {
             match keep::store(&self.host, &saved, self.config.shared_state_bytes) {
                 Ok(()) => self.reading.state_kept += 1,
                 Err(reason) => {
+                    self.reading.state_not_kept += 1;
                     let line = format!("kthena: could not leave the state for the next plugin: {reason}");
                     self.host.log(Level::Warn, &line);
                 }

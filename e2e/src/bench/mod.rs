@@ -13,6 +13,7 @@
 //! Absolute figures belong to the machine they were measured on: ratios are what carries over.
 
 pub mod engines;
+pub mod idle;
 pub mod load;
 pub mod memory;
 pub mod meter;

@@ -325,7 +325,7 @@ fn start_noop(config: Config, listen: SocketAddr, cluster: &str, folder: &Path) 
 }
 
 /// Makes of the reference configuration that of an Envoy which only forwards to one cluster.
-fn strip(configuration: &mut Value, cluster: &str) -> Result<()> {
+pub(super) fn strip(configuration: &mut Value, cluster: &str) -> Result<()> {
     let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
     let filters = place(configuration, &format!("{manager}/http_filters"))?;
     if let Some(filters) = filters.as_array_mut() {

@@ -1,14 +1,14 @@
 //! `kthena-bench`: what Kthena costs on this machine; `make bench` builds what it needs and runs it.
 
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use kthena_e2e::bench::report::{self, Verdict};
-use kthena_e2e::bench::{engines, memory, path, scrape};
+use kthena_e2e::bench::{engines, idle, memory, path, scrape};
 
 /// Measures what Kthena costs, side by side with doing without it. Absolute figures are those of this machine; ratios count.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Measure {
     Memory(MemoryFlags),
     /// CPU of kthena-controller while it watches a fleet.
     Scrape(ScrapeFlags),
+    /// CPU of the wasm filter's VMs while nobody asks anything.
+    Idle(IdleFlags),
     /// Hits and times to first token on vLLM servers that run already: the default profile beside random choice.
     Engines(EnginesFlags),
 }
@@ -84,6 +86,16 @@ struct ScrapeFlags {
     /// Model servers.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=250))]
     endpoints: u8,
+}
+
+#[derive(Debug, Args)]
+struct IdleFlags {
+    /// Seconds that each case is watched.
+    #[arg(long, default_value_t = 20.0, value_parser = seconds)]
+    seconds: f64,
+    /// File for the figures, one JSON object a line.
+    #[arg(long, default_value = "target/bench/idle.jsonl")]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -192,6 +204,7 @@ async fn measure(measure: Measure) -> Result<u64> {
             tell(&scrape::run(&settings).await?);
             Ok(0)
         }
+        Measure::Idle(flags) => measure_idle(&flags).await,
         Measure::Engines(flags) => {
             let rows = engines::run(&flags.settings()).await?;
             print!("{}", engines::table(&rows));
@@ -217,11 +230,25 @@ async fn measure_path(flags: PathFlags) -> Result<u64> {
     .await?;
     println!("{}", report::table(&rows));
     tell(&report::verdicts(&rows));
-    let folder = flags.out.parent().context("--out needs a file's name")?;
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    std::fs::write(&flags.out, report::lines(&rows))
-        .with_context(|| format!("cannot write {}", flags.out.display()))?;
+    write(&flags.out, &report::lines(&rows))?;
     Ok(rows.iter().map(|row| row.figures.errors).sum())
+}
+
+async fn measure_idle(flags: &IdleFlags) -> Result<u64> {
+    let mut lines = String::new();
+    for case in idle::Case::ALL {
+        let figures = idle::run(case, Duration::from_secs_f64(flags.seconds)).await?;
+        println!("{}", idle::verdict(case, figures).line());
+        lines.push_str(&format!("{}\n", idle::line(case, figures)));
+    }
+    write(&flags.out, &lines)?;
+    Ok(0)
+}
+
+fn write(file: &Path, lines: &str) -> Result<()> {
+    let folder = file.parent().context("--out needs a file's name")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::write(file, lines).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn tell(verdicts: &[Verdict]) {

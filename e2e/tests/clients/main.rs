@@ -18,7 +18,7 @@ use kthena_e2e::cache;
 use kthena_e2e::process::{Launch, Process, wait_until};
 use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::model_route;
-use kthena_e2e::system::{Options, System};
+use kthena_e2e::system::{Filter, Options, System};
 use serde_json::{Value, json};
 
 const REQUIREMENTS: &str = include_str!("requirements.txt");
@@ -86,7 +86,18 @@ fn check(steps: &mut BTreeMap<String, Value>, step: &str, expected: &Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_clients_of_openai_and_anthropic_are_served() {
+    clients_are_served(Filter::ExtProc).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_are_served_alike_through_the_wasm_filter() {
+    clients_are_served(Filter::Wasm(json!({}))).await;
+}
+
+/// The whole story, whoever decides.
+async fn clients_are_served(filter: Filter) {
     let system = System::start(Options {
+        filter,
         groups: vec![Group::instant("llama", "meta/llama", 2)],
         routes: vec![model_route("llama", "llama", "llama")],
         ..Options::default()

@@ -1,18 +1,14 @@
-//! A client that sets a control header chooses nothing, whether decisions are made or nobody is there to make them.
+//! A client that sets a control header chooses nothing.
 
 use kthena_e2e::client::Ask;
-use kthena_e2e::envoy::place;
 use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::model_route;
-use kthena_e2e::system::{Change, Options, Part, System};
+use kthena_e2e::system::{Options, System};
 use kthena_simulator::Fault;
-use serde_json::json;
 
 use crate::{llama, new_question, send, start, who};
 
-const FILTER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config";
-
-fn llama_and_qwen() -> Options {
+pub(crate) fn llama_and_qwen() -> Options {
     let mut options = llama(2);
     options.groups.push(Group::instant("qwen", "Qwen/Qwen2-7B", 1));
     options.routes.push(model_route("qwen", "qwen", "qwen"));
@@ -20,7 +16,7 @@ fn llama_and_qwen() -> Options {
 }
 
 /// A question to `llama` that would rather go to `qwen`, and be tried for ever.
-fn with_control_headers(system: &System) -> Ask {
+pub(crate) fn with_control_headers(system: &System) -> Ask {
     let qwen = format!("{}:{}", system.fleet().addresses("qwen")[0], system.fleet().port());
     new_question("llama")
         .header("x-kthena-cluster", &system.cluster("qwen"))
@@ -64,25 +60,4 @@ async fn the_decision_alone_chooses_model_servers_tries_and_times() {
         11,
         "a 500 is not tried again"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_chosen_by_clients_when_nobody_decides_and_the_filter_fails_open() {
-    let mut system = start(Options {
-        change_envoy: Change::new(|configuration| {
-            if let Ok(filter) = place(configuration, FILTER) {
-                filter["failure_mode_allow"] = json!(true);
-            }
-        }),
-        ..llama_and_qwen()
-    })
-    .await;
-    for replica in 0..2 {
-        system.kill(Part::ExtProc(replica)).unwrap();
-    }
-    let answer = send(&system, with_control_headers(&system)).await;
-    assert_eq!(answer.status, 404, "{}", answer.text());
-    let stats = system.envoy().unwrap().stats("failure_mode_allowed").await.unwrap();
-    assert_eq!(stats["http.llm.ext_proc.failure_mode_allowed"], 1);
-    assert_eq!(system.fleet().received(0).await.unwrap().len(), 0);
 }

@@ -14,6 +14,7 @@ mod controller_killed;
 mod documented;
 mod drained;
 mod ext_proc_killed;
+mod fail_open;
 mod hang;
 mod health;
 mod hot_restart;
@@ -57,6 +58,14 @@ async fn wait_idle(system: &System, replica: usize, endpoints: usize) {
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}: {seen:?}"));
+}
+
+/// Waits until Envoy has whom it asks.
+async fn wait_deciders(system: &System) {
+    system
+        .wait_for_cluster("kthena-ext-proc", "membership_healthy", 2)
+        .await
+        .unwrap();
 }
 
 /// Waits until a question to the model is answered by this status four times in a row, hence by both ext_proc servers.

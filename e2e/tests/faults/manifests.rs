@@ -6,7 +6,7 @@ use kthena_e2e::system::{Part, System};
 use serde_json::{Value, json};
 
 use crate::load::Load;
-use crate::{SOON, llama, start, wait_idle, wait_status};
+use crate::{SOON, llama, start, wait_deciders, wait_idle, wait_status};
 
 const MANIFESTS: usize = 1000;
 
@@ -77,10 +77,7 @@ async fn a_restarted_envoy_serves_from_the_files_and_leaves_nothing_in_flight() 
         wait_idle(&system, replica, 2).await;
     }
     system.restart(Part::Envoy).await.unwrap();
-    system
-        .wait_for_cluster("kthena-ext-proc", "membership_healthy", 2)
-        .await
-        .unwrap();
+    wait_deciders(&system).await;
     let load = Load::start(&system);
     load.goes_on(50).await;
     load.stop_without_loss().await;

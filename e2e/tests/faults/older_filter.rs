@@ -7,6 +7,7 @@ use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
 use kthena_controller::publish::{Access, Address, Bounds, Hub, Key, Resource, Server, Settings, Timeouts};
+use kthena_controller::requests;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::{Part, System};
 use kthena_scheduler::state::proto::{self, ResourceType};
@@ -30,6 +31,10 @@ async fn newer_controller(system: &System) -> Arc<Hub> {
         max_settlements: 100,
         sample_wait_ms: 250,
         ack_timeout_ms: 5_000,
+        requests: requests::Bounds {
+            max_series: 100,
+            max_origins: 100,
+        },
     };
     let metrics = Metrics::default().publish;
     let hub = Hub::new(settings, Table::new(), Clock::start(), metrics.clone());

@@ -12,6 +12,7 @@ mod answers;
 mod in_flight;
 mod manifests;
 mod routing;
+mod spans;
 mod traces;
 
 pub(crate) use kthena_e2e::system::story::{CHAT, SOON, group_of, last_received, log_line, question, send, start, who};

@@ -93,6 +93,7 @@ async fn clients_that_go_at_any_moment_leave_nothing_behind() {
     let system = start(llama(ENDPOINTS)).await;
     slow(&system, 30).await;
     let client = Client::http1(system.address());
+    let mut early = 0;
     for round in 0..10 {
         let mut asked = tokio::task::JoinSet::new();
         for number in 0..100 {
@@ -105,7 +106,16 @@ async fn clients_that_go_at_any_moment_leave_nothing_behind() {
             });
         }
         while asked.join_next().await.is_some() {}
+        if round == 2 {
+            wait_idle(&system).await;
+            early = metric(&system, "kthena_memory_bytes").await;
+        }
     }
     wait_idle(&system).await;
+    let late = metric(&system, "kthena_memory_bytes").await;
+    assert!(
+        early > 0 && late <= early + early / 20,
+        "memory stays flat: {early} bytes after 300, {late} after 1,000"
+    );
     assert_eq!(in_flight(&system, 2).await, Some(0.0));
 }

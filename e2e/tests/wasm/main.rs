@@ -12,28 +12,43 @@ mod agree;
 #[path = "../path/answers.rs"]
 mod answers;
 mod by_head;
+#[path = "../faults/control_headers.rs"]
+mod control_headers;
 mod controller;
 mod counts;
+mod crowd;
 mod document;
 #[path = "../faults/documented.rs"]
 #[allow(dead_code, reason = "what Envoy answers by itself is a story of `faults` alone")]
 mod documented;
+mod drained;
 mod ends;
+#[path = "../faults/hang.rs"]
+mod hang;
 mod host;
 #[path = "../faults/hot_restart.rs"]
 mod hot_restart;
+mod large_state;
 #[path = "../faults/load.rs"]
 #[allow(dead_code, reason = "when requests were lost is looked at in `faults` alone")]
 mod load;
 #[path = "../path/manifests.rs"]
 mod manifests;
+#[path = "../faults/manifests.rs"]
+mod many_manifests;
 #[path = "../faults/refusals.rs"]
 mod refusals;
+mod residency;
 #[path = "../faults/retries.rs"]
 mod retries;
 #[path = "../path/routing.rs"]
 mod routing;
+mod saturated;
+#[path = "../path/spans.rs"]
+mod spans;
+mod traces;
 
+use kthena_e2e::client::Client;
 use kthena_e2e::process::wait_until;
 pub(crate) use kthena_e2e::system::story::{
     CHAT, SOON, group_of, last_received, llama, log_line, new_question, question, send, who,
@@ -62,6 +77,31 @@ async fn in_flight(system: &System, endpoints: usize) -> Option<f64> {
 /// Waits until an ext_proc server knows these many pods and counts nothing in flight at any.
 async fn wait_idle(system: &System, _: usize, endpoints: usize) {
     wait_in_flight(system, endpoints, 0.0).await;
+}
+
+/// The pods as an ext_proc server sees them, who is told what the filter is told.
+async fn pods(system: &System, replica: usize) -> Vec<Value> {
+    let page = system.debug(Part::ExtProc(replica), "/debug/config_dump/pods").await;
+    let page: Value = page
+        .ok()
+        .and_then(|page| serde_json::from_str(&page).ok())
+        .unwrap_or_default();
+    page["pods"].as_array().cloned().unwrap_or_default()
+}
+
+/// Waits until Envoy has whom it asks: the filter is in it.
+async fn wait_deciders(_: &System) {}
+
+/// Waits until a question to the model is answered by this status many times in a row, hence by every worker.
+async fn wait_status(system: &System, model: &str, status: u16) {
+    let mut in_a_row = 0;
+    wait_until(&format!("{status} from {model}"), SOON, async || {
+        let answer = Client::http1(system.address()).send(new_question(model)).await.unwrap();
+        in_a_row = if answer.status == status { in_a_row + 1 } else { 0 };
+        in_a_row >= 8
+    })
+    .await
+    .unwrap();
 }
 
 /// Waits until so many requests are in flight.

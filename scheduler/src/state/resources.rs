@@ -22,6 +22,8 @@ const BLOCK_BYTES: NonZeroU32 = NonZeroU32::new(64).unwrap();
 #[derive(Debug)]
 pub(super) struct Held<T> {
     pub(super) version: u64,
+    /// Bytes of its body.
+    pub(super) size: usize,
     /// Kept where the configuration is to be given back.
     pub(super) body: Option<Bytes>,
     pub(super) value: T,
@@ -68,6 +70,18 @@ impl Resources {
             ResourceType::Endpoints => self.endpoints.contains_key(name),
             ResourceType::Load | ResourceType::Unspecified => false,
         }
+    }
+
+    /// Bytes of the body of a resource; 0 when it is not held.
+    pub(super) fn size_of(&self, r#type: ResourceType, name: &str) -> usize {
+        let size = match r#type {
+            ResourceType::Route => self.routes.get(name).map(|held| held.size),
+            ResourceType::Server => self.servers.get(name).map(|held| held.size),
+            ResourceType::Profile => self.profiles.get(name).map(|held| held.size),
+            ResourceType::Endpoints => self.endpoints.get(name).map(|held| held.size),
+            ResourceType::Load | ResourceType::Unspecified => None,
+        };
+        size.unwrap_or(0)
     }
 
     pub(super) fn versions(&self) -> Vec<proto::ResourceVersion> {

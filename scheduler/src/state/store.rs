@@ -31,6 +31,8 @@ pub struct Limits {
     pub max_resources: usize,
     /// Bytes of one resource, and of all those that are incomplete.
     pub max_resource_bytes: usize,
+    /// Bytes of all resources but loads, as they come over the wire.
+    pub max_bytes: usize,
     /// Values remembered of each endpoint until the controller echoes a report.
     pub max_unechoed_reports: usize,
     /// Others' counts are gone so long after the controller was lost, milliseconds.
@@ -44,6 +46,7 @@ impl Default for Limits {
         Self {
             max_resources: 50_000,
             max_resource_bytes: 32 << 20,
+            max_bytes: 256 << 20,
             max_unechoed_reports: 256,
             fade_ms: 5_000,
             keep_bodies: false,
@@ -80,6 +83,8 @@ pub struct Store {
     limits: Limits,
     parts: Parts,
     resources: Resources,
+    /// Bytes of their bodies.
+    bytes: usize,
     registry: Registry,
     loads: Loads,
     reports: Reports,
@@ -102,6 +107,7 @@ impl Store {
         Self {
             parts: Parts::new(limits.max_resource_bytes),
             resources: Resources::new(),
+            bytes: 0,
             registry: Registry::new(fleet),
             loads: Loads::new(limits.fade_ms),
             reports: Reports::new(origin, limits.max_unechoed_reports),
@@ -232,6 +238,7 @@ impl Store {
         let Some(body) = self.parts.add(resource)? else {
             return Ok(());
         };
+        let bytes = self.bytes_with(r#type, &resource.name, body.len())?;
         let name: Box<str> = resource.name.as_str().into();
         match r#type {
             ResourceType::Route => {
@@ -269,13 +276,31 @@ impl Store {
             }
             ResourceType::Unspecified => {}
         }
+        self.bytes = bytes;
         Ok(())
+    }
+
+    /// Bytes of all resources once this one has a body of that length.
+    fn bytes_with(&self, r#type: ResourceType, name: &str, length: usize) -> Result<usize, String> {
+        if r#type == ResourceType::Load {
+            return Ok(self.bytes);
+        }
+        let bytes = self.bytes - self.resources.size_of(r#type, name) + length;
+        let most = self.limits.max_bytes;
+        if bytes > most {
+            return Err(format!(
+                "no room: all resources would have {bytes} bytes, {most} are allowed"
+            ));
+        }
+        Ok(bytes)
     }
 
     fn remove(&mut self, removed: &proto::ResourceVersion, progress: &mut Progress) {
         self.parts.forget(removed.r#type, &removed.name);
         let name = removed.name.as_str();
-        match ResourceType::try_from(removed.r#type).unwrap_or(ResourceType::Unspecified) {
+        let r#type = ResourceType::try_from(removed.r#type).unwrap_or(ResourceType::Unspecified);
+        self.bytes -= self.resources.size_of(r#type, name);
+        match r#type {
             ResourceType::Route => progress.configuration |= self.resources.routes.remove(name).is_some(),
             ResourceType::Server => progress.configuration |= self.resources.servers.remove(name).is_some(),
             ResourceType::Profile => progress.configuration |= self.resources.profiles.remove(name).is_some(),
@@ -322,6 +347,7 @@ impl Limits {
     fn hold<T>(&self, resource: &proto::Resource, body: &Bytes, value: T) -> Held<T> {
         Held {
             version: resource.version,
+            size: body.len(),
             // A body is a view of the message it came in: a copy lets go of the rest.
             body: self.keep_bodies.then(|| Bytes::copy_from_slice(body)),
             value,

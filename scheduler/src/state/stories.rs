@@ -198,3 +198,30 @@ fn what_is_removed_is_gone() {
     assert!(!serves(&snapshot, "m") && snapshot.server("a/s").unwrap().endpoints.is_empty());
     assert!(store.endpoint(EndpointId(1)).is_none());
 }
+
+#[test]
+fn what_there_is_no_room_for_is_refused_by_name_and_fits_when_something_else_has_gone() {
+    let sizes: Vec<usize> = [route("a/r", "m", 1), route("a/q", "n", 1)]
+        .iter()
+        .map(|r| r.body.len())
+        .collect();
+    let limits = Limits {
+        max_bytes: sizes[0] + sizes[1] - 1,
+        ..Limits::default()
+    };
+    let mut store = Store::new(Fleet::new(16), "me".into(), limits);
+    let both = || testing::update(vec![route("a/r", "m", 1), route("a/q", "n", 1)], true);
+    let applied = store.apply(&both(), &[], NOW);
+    assert_eq!(applied.ack.refused[0].name, "a/q");
+    assert!(
+        applied.ack.refused[0].reason.contains("no room"),
+        "{:?}",
+        applied.ack.refused
+    );
+    // The same again changes nothing: what is replaced does not count twice.
+    assert_eq!(store.apply(&both(), &[], NOW).ack.refused.len(), 1);
+    let mut instead = testing::update(vec![route("a/q", "n", 1)], true);
+    instead.removed.push(removed(ResourceType::Route, "a/r"));
+    let applied = store.apply(&instead, &[], NOW);
+    assert!(applied.ack.refused.is_empty() && serves(&applied.snapshot.unwrap(), "n"));
+}
