@@ -210,6 +210,9 @@ fn a_request_is_sent_where_the_decision_says_with_the_engines_name_for_the_model
     assert!(request.rerouted && request.answer.is_none());
     assert_eq!(request.facts["kthena.model_name"], "alias");
     assert_eq!(request.facts["kthena.upstream_model"], "engine/model");
+    let decisions = rig.host.log(Level::Debug);
+    let told = decisions.iter().filter(|line| line.contains("alias goes to 10.0.0."));
+    assert_eq!(told.count(), 1, "a line a decision: {decisions:?}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod hot_restart;
 mod load;
 mod manifests;
 mod older_filter;
+mod processor;
 mod refusals;
 mod retries;
 mod tls;

@@ -3,11 +3,13 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use kthena_e2e::client::{Ask, Client};
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::{Options, Part, System};
 use serde_json::Value;
 
+use crate::processor::ask;
 use crate::{SOON, in_flight, llama, new_question, send, start, who};
 
 /// What one worker learns, all know within this time.
@@ -91,10 +93,12 @@ async fn it_goes_there_also_when_its_head_hashes_to_a_pod_that_came_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_prompt_went_is_known_to_an_ext_proc_server_within_200_ms() {
     let system = start(llama(4)).await;
+    let server = system.envoy().unwrap().settings().processors[0];
     let mut took = Vec::new();
     for _ in 0..9 {
         let before = known_blocks(&system).await;
-        send(&system, new_question("llama")).await;
+        let question = new_question("llama");
+        let placed = who(&send(&system, question.clone()).await);
         let answered = Instant::now();
         wait_until("the placement at the ext_proc server", SOON, async || {
             known_blocks(&system).await > before
@@ -102,8 +106,36 @@ async fn where_a_prompt_went_is_known_to_an_ext_proc_server_within_200_ms() {
         .await
         .unwrap();
         took.push(answered.elapsed());
+        let other = ask(server, BodySendMode::Buffered, &question.body).await;
+        assert_eq!(other.endpoint, format!("{placed}:{}", system.fleet().port()));
     }
     took.sort();
     // The median, as this machine may be busy with something else.
     assert!(took[took.len() / 2] <= AGREED_WITHIN, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_an_ext_proc_server_sent_a_prompt_it_goes_through_every_worker() {
+    let system = start(Options { workers: 4, ..llama(4) }).await;
+    let servers = system.envoy().unwrap().settings().processors.clone();
+    everyone(&system, &new_question("llama")).await;
+    for _ in 0..5 {
+        let question = new_question("llama");
+        let before = known_blocks(&system).await;
+        // The other one looks on.
+        let decided = ask(servers[1], BodySendMode::Buffered, &question.body).await;
+        let asked = Instant::now();
+        wait_until("the placement to be told", SOON, async || {
+            known_blocks(&system).await > before && asked.elapsed() >= AGREED_WITHIN
+        })
+        .await
+        .unwrap();
+        let port = system.fleet().port();
+        let went: Vec<String> = everyone(&system, &question)
+            .await
+            .iter()
+            .map(|to| format!("{to}:{port}"))
+            .collect();
+        assert_eq!(went, std::slice::from_ref(&decided.endpoint));
+    }
 }

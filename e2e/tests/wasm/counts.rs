@@ -4,7 +4,7 @@
 use kthena_e2e::client::Ask;
 use kthena_e2e::exposition;
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::{Options, Part, System};
+use kthena_e2e::system::{Filter, Options, Part, System};
 use serde_json::{Value, json};
 
 use crate::host::{change_plugin, dynamic};
@@ -63,7 +63,18 @@ fn usage(answer: &Value, names: [&str; 2]) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_tokens_and_durations_are_told_by_model_path_and_status() {
-    let mut system = start(llama(2)).await;
+    everything_is_told(json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_are_told_alike_where_the_filter_reads_usage_of_the_answer() {
+    everything_is_told(json!({"usage": "answer"})).await;
+}
+
+/// Some requests of every sort, and the page afterwards.
+async fn everything_is_told(configuration: Value) {
+    let filter = Filter::Wasm(configuration);
+    let mut system = start(Options { filter, ..llama(2) }).await;
     let before = at_the_start(&mut system).await;
     let (mut input, mut output) = (0.0, 0.0);
     for _ in 0..5 {

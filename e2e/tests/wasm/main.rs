@@ -36,6 +36,8 @@ mod load;
 mod manifests;
 #[path = "../faults/manifests.rs"]
 mod many_manifests;
+#[path = "../faults/processor.rs"]
+mod processor;
 #[path = "../faults/refusals.rs"]
 mod refusals;
 mod residency;
