@@ -20,6 +20,11 @@ pub struct Duration(StdDuration);
 #[error("`{0}` is not a duration: write a number with a unit, as in `30s`, `1m30s` or `100ms`")]
 pub struct InvalidDuration(String);
 
+/// Characters of a duration.
+const MAX_CHARS: usize = 64;
+/// What [`Duration::from_str`] takes, as a regular expression.
+const PATTERN: &str = "^[+]?(0|(([0-9]+([.][0-9]*)?|[.][0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$";
+
 // Largest first: the order in which they are printed.
 const UNITS: [(&str, u128); 6] = [
     ("h", 3_600_000_000_000),
@@ -56,7 +61,10 @@ impl FromStr for Duration {
     type Err = InvalidDuration;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidDuration(text.chars().take(64).collect());
+        let invalid = || InvalidDuration(text.chars().take(MAX_CHARS).collect());
+        if text.chars().count() > MAX_CHARS {
+            return Err(invalid());
+        }
         let mut rest = text.strip_prefix('+').unwrap_or(text);
         if rest == "0" {
             return Ok(Self::default());
@@ -151,7 +159,15 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
+        json_schema!({
+            "type": "string",
+            "maxLength": MAX_CHARS,
+            "x-kubernetes-validations": [{
+                // The second half refuses what is too long for Go's 63 bits of nanoseconds.
+                "rule": format!("self.matches('{PATTERN}') && duration(self) >= duration('0s')"),
+                "message": "must be a duration: a number with a unit, as in `30s`, `1m30s` or `100ms`",
+            }],
+        })
     }
 }
 

@@ -1,14 +1,19 @@
 //! ModelServer: which pods serve a model, on which port, and how they are talked to.
 //!
-//! Field names, defaults and limits are Kthena's; `scheduling` is ours and optional.
+//! Field names, defaults and limits are Kthena's; `scheduling` is ours and optional. Doc comments become the schema's
+//! descriptions, which `kubectl explain` shows.
+
+// The schema derive repeats each type inside a function.
+#![allow(unreachable_pub)]
 
 use std::collections::BTreeMap;
 
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::Duration;
+use crate::schema::{any_object, label_key, labels};
+use crate::{Duration, ModelServerStatus};
 
 /// A group of pods that serve one model.
 #[derive(CustomResource, JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,38 +24,105 @@ use crate::Duration;
     plural = "modelservers",
     namespaced,
     derive = "PartialEq",
-    doc = "A group of pods that serve one model.",
-    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.model"}"#,
-    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.inferenceEngine"}"#,
+    status = "ModelServerStatus",
+    shortname = "mserver",
+    category = "kthena",
+    doc = "Says which pods serve a model, on which port, with which engine, and how they are talked to.",
+    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.inferenceEngine","description":"Engine in the pods"}"#,
+    printcolumn = r#"{"name":"Port","type":"integer","jsonPath":".spec.workloadPort.port","description":"Port of the engine"}"#,
+    printcolumn = r#"{"name":"Protocol","type":"string","jsonPath":".spec.workloadPort.protocol","description":"Protocol of the engine"}"#,
+    printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.endpoints.ready","description":"Pods that serve"}"#,
+    printcolumn = r#"{"name":"Programmed","type":"string","jsonPath":".status.conditions[?(@.type==\"Programmed\")].status","description":"Whether all filters have it"}"#,
+    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.model","description":"Name under which the engine serves the model","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelServerSpec {
-    /// The name under which the engine serves the model: it replaces the request's model, unless the route matched by adapter.
+    /// The name under which the engine serves the model. It replaces the request's `model`, unless the route matched by
+    /// adapter. Left out: the request's stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub model: Option<String>,
-    /// The engine that runs in the pods.
+    /// The engine that runs in the pods: it decides how they are observed.
     pub inference_engine: InferenceEngine,
-    /// Which pods, in the ModelServer's namespace.
+    /// Which pods of the ModelServer's namespace serve.
     pub workload_selector: WorkloadSelector,
-    /// The port that the engine listens on.
+    /// Where the engine listens in each pod.
     pub workload_port: WorkloadPort,
-    /// Timeout and retries.
+    /// How long an answer may take, and how often it is tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_policy: Option<TrafficPolicy>,
-    /// How KV blocks travel from prefill to decode pods.
+    /// How KV blocks travel from prefill to decode pods. Not used yet: no KV blocks are moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_connector: Option<KvConnector>,
-    /// Overrides the global scheduling profile for this ModelServer: the `scheduler` section of the router configuration.
+    /// How endpoints of this ModelServer are chosen: laid over the `scheduler` section of the router configuration, whose
+    /// form it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "any_object")]
+    #[schemars(schema_with = "scheduling")]
     pub scheduling: Option<serde_json::Value>,
 }
 
-// The scheduler's own configuration types judge it: written once, there.
-fn any_object(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+/// The form of the block. The scheduler's own configuration types judge names and arguments: written once, there.
+fn scheduling(generator: &mut SchemaGenerator) -> Schema {
+    let list = |description: &str| json_schema!({ "description": description, "type": "array", "items": { "type": "string" } });
+    let disabled = list("Names of plugins that are taken off the list.");
+    let mut args = any_object(generator);
+    args.insert("description".into(), "Its arguments.".into());
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "pluginConfig": {
+                "description": "Arguments of plugins, laid over those of the router configuration one by one.",
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": { "description": "Name of the plugin.", "type": "string" },
+                        "args": args,
+                    },
+                },
+            },
+            "plugins": {
+                "description": "Which plugins run.",
+                "type": "object",
+                "properties": {
+                    "Filter": {
+                        "description": "Plugins that take endpoints out of a decision.",
+                        "type": "object",
+                        "properties": {
+                            "enabled": list("Names of plugins, instead of the router configuration's list."),
+                            "disabled": disabled,
+                        },
+                    },
+                    "Score": {
+                        "description": "Plugins that give endpoints points, and the weight of each.",
+                        "type": "object",
+                        "properties": {
+                            "enabled": {
+                                "description": "Plugins, instead of the router configuration's list.",
+                                "type": "array",
+                                "items": {
+                                    "type": "object",
+                                    "required": ["name"],
+                                    "properties": {
+                                        "name": { "description": "Name of the plugin.", "type": "string" },
+                                        "weight": {
+                                            "description": "Its points are multiplied by this. Default: 1.",
+                                            "type": "integer",
+                                            "minimum": 0,
+                                            "maximum": u32::MAX,
+                                        },
+                                    },
+                                },
+                            },
+                            "disabled": disabled,
+                        },
+                    },
+                },
+            },
+        },
+    })
 }
 
 /// An inference engine.
@@ -65,13 +137,18 @@ pub enum InferenceEngine {
 }
 
 /// Selects pods by their labels.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.matchLabels)").message("must hold at least one label").field_path(".matchLabels")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadSelector {
-    /// Labels that a pod must have.
+    /// Labels that a pod must have, all of them. At least one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "labels")]
     pub match_labels: BTreeMap<String, String>,
-    /// Splits the selected pods into prefill and decode.
+    /// Splits the selected pods into those that prefill and those that decode. Not split yet: the decode pods alone serve,
+    /// each doing its own prefill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pd_group: Option<PdGroup>,
 }
@@ -80,11 +157,14 @@ pub struct WorkloadSelector {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PdGroup {
-    /// Label whose value names the group of a pod.
+    /// Key of the label whose value names a pod's group.
+    #[schemars(schema_with = "label_key")]
     pub group_key: String,
-    /// Labels of prefill pods.
+    /// Labels of the pods that prefill. At least one.
+    #[schemars(schema_with = "labels")]
     pub prefill_labels: BTreeMap<String, String>,
-    /// Labels of decode pods.
+    /// Labels of the pods that decode. At least one. A pod that has these and `prefillLabels` decodes.
+    #[schemars(schema_with = "labels")]
     pub decode_labels: BTreeMap<String, String>,
 }
 
@@ -115,10 +195,11 @@ pub enum PortProtocol {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicy {
-    /// Bounds each try until the answer's headers; absent = unbounded.
+    /// How long each try may take until the answer's headers; a stream may then take as long as it likes. Left out or
+    /// `0s`: unbounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
-    /// Retries.
+    /// Retries on another endpoint. Left out: the controller's default number of attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }
@@ -127,9 +208,10 @@ pub struct TrafficPolicy {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// Tries after the first.
+    /// Tries after the first; 0 = none.
+    #[schemars(range(min = 0))]
     pub attempts: i32,
-    /// Base of the back-off between tries.
+    /// Base of the pause between tries, which grows from one to the next.
     #[serde(default = "default_retry_interval")]
     pub retry_interval: Duration,
 }

@@ -2,12 +2,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer};
+use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer, definitions};
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 fn crd<T: CustomResourceExt>() -> Value {
-    serde_json::to_value(T::crd()).unwrap()
+    let found = definitions()
+        .into_iter()
+        .find(|definition| definition.metadata.name.as_deref() == Some(T::crd_name()));
+    serde_json::to_value(found.unwrap()).unwrap()
 }
 
 /// The schema at a path of properties; `[]` = the items of a list.
@@ -63,7 +66,7 @@ fn a_model_route_has_its_limits_and_rules() {
     assert_eq!(schema(&crd, "spec.rateLimit.unit")["default"], json!("second"));
     assert_eq!(schema(&crd, "spec")["required"], json!(["rules"]));
     assert_eq!(rules(schema(&crd, "spec.modelName")), ["self == oldSelf"]);
-    assert_eq!(rules(schema(&crd, "spec")).len(), 1);
+    assert_eq!(rules(schema(&crd, "spec")).len(), 2);
     assert_eq!(rules(schema(&crd, "spec.rules.[].targetModels.[]")).len(), 1);
 }
 
@@ -89,7 +92,7 @@ fn a_model_server_has_its_limits_and_defaults() {
     );
     assert_eq!(schema(&crd, "spec.kvConnector.type")["default"], json!("http"));
     assert_eq!(
-        schema(&crd, "spec.scheduling")["x-kubernetes-preserve-unknown-fields"],
+        schema(&crd, "spec.scheduling.pluginConfig.[].args")["x-kubernetes-preserve-unknown-fields"],
         json!(true)
     );
 }
@@ -99,5 +102,74 @@ fn a_provider_speaks_https() {
     let crd = crd::<ExternalModelProvider>();
     assert_eq!(schema(&crd, "spec.baseURL")["pattern"], json!("^https://.+"));
     assert_eq!(schema(&crd, "spec.providerType")["default"], json!("OpenAI"));
-    assert_eq!(rules(schema(&crd, "spec.auth.secretRef")).len(), 1);
+    assert_eq!(rules(schema(&crd, "spec.auth.secretRef")).len(), 2);
+}
+
+fn columns(crd: &Value) -> Vec<&str> {
+    let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"]
+        .as_array()
+        .unwrap();
+    columns.iter().map(|column| column["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn kubectl_get_shows_kthenas_columns_and_what_has_become_of_the_object() {
+    assert_eq!(
+        columns(&crd::<ModelRoute>()),
+        ["Model", "Accepted", "Programmed", "Age"]
+    );
+    assert_eq!(
+        columns(&crd::<ModelServer>()),
+        ["Engine", "Port", "Protocol", "Ready", "Programmed", "Model", "Age"]
+    );
+    assert_eq!(columns(&crd::<ExternalModelProvider>()), ["Type", "Accepted", "Age"]);
+    for definition in definitions() {
+        assert_eq!(definition.spec.names.categories.unwrap(), ["kthena"]);
+        assert!(
+            definition.spec.versions[0]
+                .subresources
+                .as_ref()
+                .unwrap()
+                .status
+                .is_some()
+        );
+    }
+}
+
+/// Every schema below one, with its path.
+fn walk(path: &str, schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, schema);
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        walk(&format!("{path}.{name}"), field, visit);
+    }
+    for (key, suffix) in [("items", "[]"), ("additionalProperties", "{}")] {
+        if schema[key].is_object() {
+            walk(&format!("{path}{suffix}"), &schema[key], visit);
+        }
+    }
+}
+
+#[test]
+fn kubectl_explain_has_something_to_say_of_every_field() {
+    for definition in definitions() {
+        let definition = serde_json::to_value(definition).unwrap();
+        let spec = schema(&definition, "spec");
+        walk("spec", spec, &mut |path, schema| {
+            let is_field = !path.ends_with(']') && !path.ends_with('}');
+            assert!(
+                !is_field || schema["description"].is_string(),
+                "{path} has no description"
+            );
+            assert!(schema["nullable"].is_null(), "{path} is nullable");
+            assert!(
+                !schema["description"].as_str().unwrap_or_default().contains('\n'),
+                "{path} has a broken line"
+            );
+            let format = schema["format"].as_str().unwrap_or("int32");
+            assert!(
+                ["int32", "int64", "date-time"].contains(&format),
+                "{path} has format {format}"
+            );
+        });
+    }
 }
