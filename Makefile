@@ -18,7 +18,7 @@ demo: ## the whole system on this machine: Envoy, two pickers (or FILTER=wasm), 
 
 test: lint tools wasm ## everything that must hold: lints, unit tests, stories on a real Envoy, the demo
 	cargo build --workspace --bins
-	ENVOY_BIN=$$(e2e/tools/envoy) cargo test --workspace --lib --bins --tests
+	parts=$$(e2e/tools/kube-parts) && env $$parts ENVOY_BIN=$$(e2e/tools/envoy) cargo test --workspace --lib --bins --tests
 	cargo test --workspace --doc
 
 lint: ## formatting, clippy, rustdoc, and that the core builds for wasm32
@@ -45,3 +45,4 @@ generate: ## write the generated code, the table of errors and the corpus of par
 tools: ## fetch the real parts that tests and demo start
 	@e2e/tools/envoy >/dev/null
 	@e2e/tools/clients >/dev/null
+	@e2e/tools/kube-parts >/dev/null
