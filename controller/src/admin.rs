@@ -10,7 +10,6 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use kthena_scheduler::state::proto::ResourceType;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -19,8 +18,8 @@ use tokio::sync::watch;
 use crate::compile::{EndpointKey, ScrapeTarget};
 use crate::observe::Table;
 use crate::picture::Picture;
-use crate::publish::{Acceptance, Hub, Key};
-use crate::source::{Kind, ObjectKey};
+use crate::publish::{Acceptance, Hub};
+use crate::source::ObjectKey;
 
 /// What the pages show.
 #[derive(Clone, Debug)]
@@ -180,10 +179,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         .iter()
         .map(|(key, status)| {
             let mut object = json!({"kind": key.kind, "name": key.full_name(), "status": status});
-            let parts = resource_types(key.kind).iter();
-            let parts: Vec<_> = parts
-                .filter_map(|kind| admin.hub.acceptance(&Key::new(*kind, key.full_name())))
-                .collect();
+            let parts = admin.hub.acceptances(key.kind, &key.full_name());
             if let Some(first) = parts.first() {
                 let refused: Vec<_> = parts.iter().flat_map(|part| &part.refused).collect();
                 object["programmed"] = parts.iter().all(Acceptance::is_programmed).into();
@@ -202,15 +198,6 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         .map(|problem| json!({"place": problem.place, "field": problem.field, "message": problem.message}))
         .collect();
     Json(json!({"objects": objects, "problems": problems}))
-}
-
-/// The resources that an object becomes.
-fn resource_types(kind: Kind) -> &'static [ResourceType] {
-    match kind {
-        Kind::ModelRoute => &[ResourceType::Route],
-        Kind::ModelServer => &[ResourceType::Server, ResourceType::Endpoints, ResourceType::Profile],
-        Kind::ExternalModelProvider | Kind::Pod => &[],
-    }
 }
 
 async fn subscribers(State(admin): State<Admin>) -> Response {

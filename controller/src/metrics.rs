@@ -24,7 +24,7 @@ pub struct ModelServer {
 }
 
 /// Metrics of the state service.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Publish {
     /// Connected subscribers.
     pub subscribers: Gauge,
@@ -36,6 +36,8 @@ pub struct Publish {
     pub messages: Family<Kind, Counter>,
     /// Bytes of the messages sent.
     pub bytes: Counter,
+    /// Time from a new configuration to a filter's acknowledgement, seconds.
+    pub lag: Histogram,
     /// Resources refused by filters, by type.
     pub refusals: Family<Kind, Counter>,
     /// Reports received, by outcome.
@@ -78,6 +80,8 @@ pub struct Compile {
     pub duration: Histogram,
     /// Documents that cannot be read or are not accepted now.
     pub bad_documents: Gauge,
+    /// Objects known, by kind.
+    pub objects: Family<Kind, Gauge>,
     /// Resources in force, by type.
     pub resources: Family<Kind, Gauge>,
     /// Envoy files written.
@@ -86,6 +90,34 @@ pub struct Compile {
     pub envoy_write_failures: Counter,
     /// Removals that did not wait any longer for the filters' acknowledgement.
     pub removals_unacknowledged: Counter,
+}
+
+/// Metrics of the watches of an API server.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// Lists begun, by kind: one at the start of each watch, further ones where a watch expired.
+    pub lists: Family<Kind, Counter>,
+    /// Lists and watches that failed or broke off, by kind.
+    pub failures: Family<Kind, Counter>,
+    /// Namespaces whose pods are watched.
+    pub pod_namespaces: Gauge,
+    /// Reports of watches that wait to be taken in.
+    pub reports_waiting: Gauge,
+    /// Batches of events that wait for the main loop.
+    pub batches_waiting: Gauge,
+}
+
+/// Metrics of what is written to the API server.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// 1 while this controller leads.
+    pub leading: Gauge,
+    /// Writes of a status, by outcome.
+    pub writes: Family<Kind, Counter>,
+    /// Statuses that wait to be written.
+    pub waiting: Gauge,
+    /// Events, by outcome.
+    pub events: Family<Kind, Counter>,
 }
 
 /// All metrics.
@@ -97,6 +129,10 @@ pub struct Metrics {
     pub observe: Observe,
     /// Of compilation.
     pub compile: Compile,
+    /// Of the watches of an API server.
+    pub watch: Watch,
+    /// Of what is written to it.
+    pub status: Status,
 }
 
 /// A label value of a fixed set.
@@ -113,6 +149,8 @@ impl Metrics {
         self.publish.register(registry);
         self.observe.register(registry);
         self.compile.register(registry);
+        self.watch.register(registry);
+        self.status.register(registry);
     }
 }
 
@@ -133,6 +171,11 @@ impl Publish {
         );
         r.register("pushes", "Messages pushed to filters, by kind", self.messages.clone());
         r.register("pushed_bytes", "Bytes pushed to filters", self.bytes.clone());
+        r.register(
+            "push_lag_seconds",
+            "Time from a new configuration to its acknowledgement by a filter",
+            self.lag.clone(),
+        );
         r.register(
             "refusals",
             "Resources refused by filters, by type",
@@ -169,6 +212,73 @@ impl Publish {
             "Settlements that were not relayed, by reason",
             self.settlements_dropped.clone(),
         );
+    }
+}
+
+impl Default for Publish {
+    fn default() -> Self {
+        Self {
+            subscribers: Gauge::default(),
+            rejected: Family::default(),
+            ended: Family::default(),
+            messages: Family::default(),
+            bytes: Counter::default(),
+            lag: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]),
+            refusals: Family::default(),
+            reports: Family::default(),
+            origins: Gauge::default(),
+            waiting: Family::default(),
+            placements_dropped: Family::default(),
+            placements_bytes: Gauge::default(),
+            settlements_dropped: Family::default(),
+        }
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn register(&self, r: &mut Registry) {
+        r.register(
+            "watch_lists",
+            "Lists of the API server begun, by kind",
+            self.lists.clone(),
+        );
+        r.register(
+            "watch_failures",
+            "Lists and watches of the API server that failed or broke off, by kind",
+            self.failures.clone(),
+        );
+        r.register(
+            "watched_pod_namespaces",
+            "Namespaces whose pods are watched",
+            self.pod_namespaces.clone(),
+        );
+        r.register(
+            "watch_reports_waiting",
+            "Reports of watches that wait to be taken in",
+            self.reports_waiting.clone(),
+        );
+        r.register(
+            "source_batches_waiting",
+            "Batches of events that wait to be compiled",
+            self.batches_waiting.clone(),
+        );
+    }
+}
+
+// === impl Status ===
+
+impl Status {
+    fn register(&self, r: &mut Registry) {
+        r.register("leading", "1 while this controller leads", self.leading.clone());
+        r.register("status_writes", "Writes of a status, by outcome", self.writes.clone());
+        r.register(
+            "status_waiting",
+            "Statuses that wait to be written",
+            self.waiting.clone(),
+        );
+        r.register("events", "Kubernetes events, by outcome", self.events.clone());
     }
 }
 
@@ -228,6 +338,7 @@ impl Compile {
             "Documents that cannot be read or are not accepted",
             self.bad_documents.clone(),
         );
+        r.register("objects", "Objects known, by kind", self.objects.clone());
         r.register(
             "resources",
             "Compiled resources in force, by type",
@@ -252,6 +363,7 @@ impl Default for Compile {
         Self {
             duration: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]),
             bad_documents: Gauge::default(),
+            objects: Family::default(),
             resources: Family::default(),
             envoy_writes: Counter::default(),
             envoy_write_failures: Counter::default(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kthena_gateway_api::{ModelRoute, ModelServer};
+use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer};
 
 use crate::compile::{Cluster, ScrapeTarget};
 use crate::index::Index;
@@ -16,6 +16,8 @@ pub struct Picture {
     pub routes: Vec<(ObjectKey, Arc<ModelRoute>)>,
     /// Every ModelServer, by key.
     pub servers: Vec<(ObjectKey, Arc<ModelServer>)>,
+    /// Every ExternalModelProvider, by key.
+    pub providers: Vec<(ObjectKey, Arc<ExternalModelProvider>)>,
     /// Envoy's clusters.
     pub clusters: Vec<Cluster>,
     /// The endpoints.
@@ -38,6 +40,10 @@ impl Picture {
                 .collect(),
             servers: index
                 .servers()
+                .map(|(key, entry)| (key.clone(), Arc::clone(&entry.object)))
+                .collect(),
+            providers: index
+                .providers()
                 .map(|(key, entry)| (key.clone(), Arc::clone(&entry.object)))
                 .collect(),
             problems: index.problems().to_vec(),

@@ -191,6 +191,13 @@ impl Loop {
         for (label, count) in counts(&resources) {
             self.parts.metrics.resources.get_or_create(&kind(label)).set(count);
         }
+        for (of, count) in self.index.counts() {
+            self.parts
+                .metrics
+                .objects
+                .get_or_create(&kind(of.as_str()))
+                .set(count as i64);
+        }
         let count = resources.len();
         self.parts.rollout.offer(envoy, resources, now);
         count

@@ -9,18 +9,23 @@ use std::sync::Arc;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::compile::{self, Compiler};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::envoy::{Files, Rollout};
+use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::observe::{Scraper, Table};
 use crate::picture::Picture;
 use crate::publish::{Hub, Server};
 use crate::run::{self, Parts};
+use crate::source::Source;
 use crate::source::folder::FolderSource;
+use crate::source::kubernetes::{Connection, KubernetesSource};
+use crate::writeback::Writer;
 
 /// Runs the controller until `stop` resolves.
 ///
@@ -79,27 +84,119 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> anyhow::R
         picture,
         ready,
     };
-    let mut source = FolderSource::start(config.source())?;
+    let Started { mut source, from, api } = start_source(config, &metrics).await?;
+    let (stopping, stop_seen) = watch::channel(false);
+    let candidate = api.map(|api| write_back(config, api, &pages, &metrics, stop_seen));
     let announce = async {
         if ready_seen.wait_for(|ready| *ready).await.is_ok() {
             tracing::info!(
                 state = %address,
                 admin = %config.admin_listen,
                 debug = %config.debug_listen,
-                folder = %config.folder.display(),
+                %from,
                 "ready"
             );
         }
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let result = tokio::select! {
         () = stop => Ok(()),
         () = announce => Ok(()),
         ended = state.run(std::future::pending()) => ended.context("the state service ended"),
         ended = admin::serve(machine, pages.clone().machine_pages()) => ended.context("the admin pages ended"),
         ended = admin::serve(debug, pages.debug_pages()) => ended.context("the debug pages ended"),
-        () = run::run(parts, &mut source.events) => Err(anyhow::anyhow!("the folder is not watched any more")),
+        () = run::run(parts, source.events()) => Err(anyhow::anyhow!("{from} is not watched any more")),
+    };
+    // A Lease that is given back makes a successor lead at once.
+    stopping.send_replace(true);
+    if let Some(candidate) = candidate {
+        let _ = tokio::time::timeout(config.stop_timeout, candidate).await;
     }
+    result
+}
+
+/// A source of objects that runs.
+struct Started {
+    source: Source,
+    /// What it is, for people.
+    from: String,
+    /// The API server, if it is one.
+    api: Option<Connection>,
+}
+
+async fn start_source(config: &Config, metrics: &Metrics) -> anyhow::Result<Started> {
+    match config.source() {
+        config::Source::Folder(folder) => Ok(Started {
+            from: format!("the folder {}", folder.path.display()),
+            source: Source::Folder(FolderSource::start(folder)?),
+            api: None,
+        }),
+        config::Source::Kubernetes(target, settings) => {
+            let api = target.connect().await?;
+            let from = format!("the API server {}", api.server);
+            tracing::info!("watching {from}");
+            let source = KubernetesSource::start(api.client.0.clone(), settings, metrics.watch.clone());
+            Ok(Started {
+                source: Source::Kubernetes(source),
+                from,
+                api: Some(api),
+            })
+        }
+    }
+}
+
+/// Campaigns for the Lease and writes status and events while it is held. Ends when `stop` turns true, with the Lease given back.
+fn write_back(
+    config: &Config,
+    api: Connection,
+    pages: &Admin,
+    metrics: &Metrics,
+    mut stop: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let identity = identity();
+    let client = api.client.0;
+    let (always, leads_always) = watch::channel(true);
+    let (leading, campaign) = match config.leader(&api.namespace, identity.clone()) {
+        Some(settings) => {
+            let (candidate, leading) = Candidate::new(settings);
+            (leading, Some(candidate))
+        }
+        None => (leads_always, None),
+    };
+    let writer = Writer::new(
+        client.clone(),
+        identity,
+        Arc::clone(&pages.hub),
+        pages.picture.clone(),
+        leading,
+        metrics.status.clone(),
+    );
+    tokio::spawn(async move {
+        let campaign = async {
+            match campaign {
+                Some(candidate) => candidate.run(client, stop).await,
+                None => {
+                    let _ = stop.wait_for(|stop| *stop).await;
+                }
+            }
+            drop(always);
+        };
+        tokio::select! {
+            () = campaign => {}
+            () = writer.run() => {}
+        }
+    })
+}
+
+/// Names this process: the machine, or the pod, and its start.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
+    let host = host.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let started = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
+    let host = host.as_deref().map_or("kthena-controller", str::trim);
+    format!("{host}_{}-{started:x}", std::process::id())
 }
 
 fn compiler_settings(config: &Config) -> anyhow::Result<compile::Settings> {

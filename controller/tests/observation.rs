@@ -56,6 +56,7 @@ fn target(uid: &str, address: SocketAddr, https: bool) -> ScrapeTarget {
         port: address.port(),
         endpoint: 0,
         address,
+        start: 0,
         pod: format!("ns/{uid}"),
         engine: InferenceEngine::Vllm,
         https,

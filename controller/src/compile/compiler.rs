@@ -8,7 +8,7 @@ use super::output::{CompiledResource, Output};
 use super::profile::DEFAULT;
 use super::server::{CompiledServer, ServerInput};
 use super::settings::Settings;
-use super::{route, server, targets};
+use super::{pool, route, server, targets};
 use crate::index::Index;
 use crate::source::{Kind, ObjectKey};
 use crate::status::Status;
@@ -46,6 +46,11 @@ impl Compiler {
         let compiled = self.compile_servers(index, facts, &mut statuses);
         let route_resources = self.compile_routes(index, &mut statuses);
         resources.extend(route_resources);
+        resources.extend(
+            index
+                .pools()
+                .map(|(key, entry)| pool::compile(key, &entry.object, index, facts)),
+        );
         providers(index, &mut statuses);
         unreadable(index, &mut statuses);
 
@@ -105,7 +110,7 @@ impl Compiler {
             };
             let server = server::compile(&input);
             if let Some(status) = statuses.get_mut(key) {
-                status.endpoints = Some(u32::try_from(server.endpoints.len()).unwrap_or(u32::MAX));
+                status.endpoints = Some(server.counts);
                 status.unresolved.extend(server.unresolved.iter().cloned());
                 status.warnings.extend(server.warnings.iter().cloned());
             }

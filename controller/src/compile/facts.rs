@@ -30,6 +30,15 @@ pub struct Fact {
     pub kv_capacity_tokens: Option<u64>,
 }
 
+/// Which start of an engine it is, of what its container and the engine itself say; 0 = neither is known.
+pub(super) fn incarnation(start: u64, fact: Option<&Fact>) -> u64 {
+    match (start, fact.map_or(0, |fact| fact.incarnation)) {
+        (0, observed) => observed,
+        (start, 0) => start,
+        (start, observed) => twox_hash::XxHash3_64::oneshot(format!("{start}/{observed}").as_bytes()),
+    }
+}
+
 /// Everything observed so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {

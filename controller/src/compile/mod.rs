@@ -9,6 +9,7 @@ mod compiler;
 mod facts;
 mod last_good;
 mod output;
+mod pool;
 mod profile;
 mod route;
 mod server;

@@ -59,6 +59,8 @@ pub struct ScrapeTarget {
     pub endpoint: u64,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Names the start of the container that listens there; 0 = not known. Another one is to be asked anew.
+    pub start: u64,
     /// `namespace/name` of the pod.
     pub pod: String,
     /// What runs there.

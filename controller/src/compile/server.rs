@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use kthena_gateway_api::{FieldIssue, InferenceEngine, ModelServer, PdGroup, PortProtocol};
+use kthena_gateway_api::{EndpointCounts, FieldIssue, InferenceEngine, ModelServer, PdGroup, PortProtocol};
 use kthena_scheduler::state::proto::{self, ResourceType};
 
 use super::cluster::{Cluster, cluster_name};
-use super::facts::{EndpointKey, Facts};
+use super::facts::{EndpointKey, Facts, incarnation};
 use super::output::CompiledResource;
 use super::settings::Settings;
 use crate::index::{Eligibility, Index, PodView};
@@ -33,6 +33,7 @@ pub(super) struct CompiledServer {
     pub(super) resources: Vec<CompiledResource>,
     pub(super) cluster: Cluster,
     pub(super) endpoints: Vec<EndpointOf>,
+    pub(super) counts: EndpointCounts,
     pub(super) unresolved: Vec<FieldIssue>,
     pub(super) warnings: Vec<FieldIssue>,
 }
@@ -41,6 +42,8 @@ pub(super) struct CompiledServer {
 pub(super) struct EndpointOf {
     pub(super) id: u64,
     pub(super) key: EndpointKey,
+    pub(super) start: u64,
+    pub(super) incarnation: u64,
     pub(super) address: SocketAddr,
     pub(super) pod: String,
 }
@@ -55,7 +58,7 @@ pub(super) fn compile(input: &ServerInput<'_>) -> CompiledServer {
     let (server, cluster) = configuration(input, &name, port, &pods.endpoints);
     let mut resources = vec![
         CompiledResource::new(ResourceType::Server, &name, &server),
-        CompiledResource::new(ResourceType::Endpoints, &name, &pods.message(input.facts)),
+        CompiledResource::new(ResourceType::Endpoints, &name, &message(&pods.endpoints, input.facts)),
     ];
     if let Some(block) = &spec.scheduling
         && let Ok((profile, _)) = input.settings.profiles.of_server(&name, block)
@@ -68,6 +71,7 @@ pub(super) fn compile(input: &ServerInput<'_>) -> CompiledServer {
         resources,
         cluster,
         unresolved: pods.unresolved(input),
+        counts: pods.counts,
         warnings: std::mem::take(&mut pods.warnings),
         endpoints: pods.endpoints,
     }
@@ -126,6 +130,7 @@ struct Pods {
     endpoints: Vec<EndpointOf>,
     // Reason -> how many pods.
     left_out: BTreeMap<&'static str, usize>,
+    counts: EndpointCounts,
     warnings: Vec<FieldIssue>,
 }
 
@@ -135,10 +140,21 @@ impl Pods {
         let mut pods = Self {
             endpoints: Vec::new(),
             left_out: BTreeMap::new(),
+            counts: EndpointCounts {
+                prefill: selector.pd_group.as_ref().map(|_| 0),
+                decode: selector.pd_group.as_ref().map(|_| 0),
+                ..EndpointCounts::default()
+            },
             warnings: Vec::new(),
         };
         let mut by_address: BTreeMap<IpAddr, &PodView> = BTreeMap::new();
         for pod in input.index.pods(&input.key.namespace, &selector.match_labels) {
+            pods.counts.selected += 1;
+            let prefills = selector.pd_group.as_ref().is_some_and(|group| prefills(pod, group));
+            if let (true, Eligibility::Ready(_), Some(count)) = (prefills, pod.eligibility, &mut pods.counts.prefill) {
+                *count += 1;
+                pods.counts.ready += 1;
+            }
             if selector.pd_group.as_ref().is_some_and(|group| !decodes(pod, group)) {
                 *pods.left_out.entry("not of a decode group").or_default() += 1;
                 continue;
@@ -159,32 +175,14 @@ impl Pods {
                 continue;
             }
             by_address.insert(ip, pod);
+            pods.counts.ready += i32::from(!prefills);
+            if let Some(count) = &mut pods.counts.decode {
+                *count += 1;
+            }
             pods.endpoints.push(endpoint(pod, ip, port, input.facts));
         }
         pods.endpoints.sort_by_key(|endpoint| endpoint.id);
         pods
-    }
-
-    fn message(&self, facts: &Facts) -> proto::Endpoints {
-        let endpoints = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| !facts.pending.contains(&endpoint.key))
-            .map(|endpoint| {
-                let fact = facts.endpoints.get(&endpoint.key);
-                proto::Endpoint {
-                    id: endpoint.id,
-                    uid: endpoint.key.uid.clone(),
-                    port: u32::from(endpoint.key.port),
-                    incarnation: fact.map_or(0, |fact| fact.incarnation),
-                    address: endpoint.address.to_string(),
-                    pod: endpoint.pod.clone(),
-                    models: fact.map(|fact| fact.models.clone()).unwrap_or_default(),
-                    kv_capacity_tokens: fact.and_then(|fact| fact.kv_capacity_tokens).unwrap_or(0),
-                }
-            })
-            .collect();
-        proto::Endpoints { endpoints }
     }
 
     /// Why there is no endpoint, if there is none.
@@ -226,15 +224,44 @@ fn decodes(pod: &PodView, group: &PdGroup) -> bool {
     pod.labels.get(&group.group_key).is_some_and(|value| !value.is_empty()) && pod.has_labels(&group.decode_labels)
 }
 
-fn endpoint(pod: &PodView, ip: IpAddr, port: u16, facts: &Facts) -> EndpointOf {
+fn prefills(pod: &PodView, group: &PdGroup) -> bool {
+    pod.labels.get(&group.group_key).is_some_and(|value| !value.is_empty()) && pod.has_labels(&group.prefill_labels)
+}
+
+/// Endpoints as filters receive them: those that are being asked for the first time are kept back.
+pub(super) fn message(endpoints: &[EndpointOf], facts: &Facts) -> proto::Endpoints {
+    let endpoints = endpoints
+        .iter()
+        .filter(|endpoint| !facts.pending.contains(&endpoint.key))
+        .map(|endpoint| {
+            let fact = facts.endpoints.get(&endpoint.key);
+            proto::Endpoint {
+                id: endpoint.id,
+                uid: endpoint.key.uid.clone(),
+                port: u32::from(endpoint.key.port),
+                incarnation: endpoint.incarnation,
+                address: endpoint.address.to_string(),
+                pod: endpoint.pod.clone(),
+                models: fact.map(|fact| fact.models.clone()).unwrap_or_default(),
+                kv_capacity_tokens: fact.and_then(|fact| fact.kv_capacity_tokens).unwrap_or(0),
+            }
+        })
+        .collect();
+    proto::Endpoints { endpoints }
+}
+
+pub(super) fn endpoint(pod: &PodView, ip: IpAddr, port: u16, facts: &Facts) -> EndpointOf {
     let key = EndpointKey {
         uid: pod.uid.clone(),
         port,
     };
-    let incarnation = facts.endpoints.get(&key).map_or(0, |fact| fact.incarnation);
+    let start = pod.start_of(port);
+    let incarnation = incarnation(start, facts.endpoints.get(&key));
     EndpointOf {
         id: key.endpoint_id(incarnation),
         key,
+        start,
+        incarnation,
         address: SocketAddr::new(ip, port),
         pod: pod.full_name(),
     }

@@ -24,6 +24,7 @@ pub(super) fn merge(servers: &[CompiledServer]) -> Vec<ScrapeTarget> {
                     port: endpoint.key.port,
                     endpoint: endpoint.id,
                     address: endpoint.address,
+                    start: endpoint.start,
                     pod: endpoint.pod.clone(),
                     engine,
                     https: server.cluster.https,

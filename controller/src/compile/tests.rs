@@ -126,7 +126,12 @@ fn a_route_a_server_and_its_pods_become_resources_a_cluster_and_targets() {
     let servers: Vec<_> = output.targets.iter().map(|target| target.servers.clone()).collect();
     assert_eq!(servers, [["default/m"], ["default/m"]]);
     assert_eq!(output.targets[0].endpoint, a.id);
-    assert_eq!(status(&output, Kind::ModelServer, "m").endpoints, Some(2));
+    assert_eq!(
+        status(&output, Kind::ModelServer, "m")
+            .endpoints
+            .map(|counts| counts.ready),
+        Some(2)
+    );
     assert_eq!(
         status(&output, Kind::ModelRoute, "r").unresolved[0].to_string(),
         "spec.rules[0].targetModels[1].externalModelProviderName: there is no ExternalModelProvider default/p"
@@ -276,6 +281,22 @@ fn a_pod_of_two_servers_is_observed_once() {
     let output = compile(&index([server("m", "m"), server("n", "m"), pod("a", "m", "10.0.0.1")]));
     assert_eq!(output.targets.len(), 1);
     assert_eq!(output.targets[0].servers, ["default/m", "default/n"]);
+}
+
+#[test]
+fn a_pools_endpoints_are_its_ready_pods_at_each_of_its_ports() {
+    let pool = crate::source::fixtures::pool("p", "m", &[8000, 8001]);
+    let output = compile(&index([pool, pod("a", "m", "10.0.0.1"), pod("b", "other", "10.0.0.2")]));
+    let of_pool = output
+        .resources
+        .iter()
+        .find(|resource| resource.name == "inference-pool/default/p")
+        .unwrap();
+    let endpoints = proto::Endpoints::decode(of_pool.body.clone()).unwrap().endpoints;
+    let mut addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
+    addresses.sort_unstable();
+    assert_eq!(addresses, ["10.0.0.1:8000", "10.0.0.1:8001"]);
+    assert!(output.clusters.is_empty() && output.targets.is_empty());
 }
 
 fn event() -> impl Strategy<Value = Event> {

@@ -6,6 +6,87 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::duration::duration;
+use crate::source::kubernetes;
+
+/// The API server.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Kubernetes")]
+pub(super) struct Kubernetes {
+    /// Kubeconfig file. Without it: those that KUBECONFIG names, ~/.kube/config, or the service account of this pod.
+    #[arg(long, env = "KTHENA_KUBECONFIG", value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig. Without it, its current one.
+    #[arg(long, env = "KTHENA_CONTEXT", value_name = "NAME")]
+    pub(super) context: Option<String>,
+
+    /// Only these namespaces are watched, with commas between them. Without it, all.
+    #[arg(long, env = "KTHENA_NAMESPACES", value_name = "NAMES", value_delimiter = ',')]
+    pub(super) namespaces: Vec<String>,
+
+    /// Objects in one page of a list.
+    #[arg(long, env = "KTHENA_WATCH_PAGE", default_value_t = 500)]
+    pub(super) watch_page: u32,
+
+    /// Time until a watch that failed is tried again; it doubles with each failure.
+    #[arg(long, env = "KTHENA_WATCH_RETRY", default_value = "200ms", value_parser = duration, value_name = "TIME")]
+    pub(super) watch_retry: Duration,
+
+    /// Longest time until a watch that failed is tried again.
+    #[arg(long, env = "KTHENA_WATCH_RETRY_MAX", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub(super) watch_retry_max: Duration,
+}
+
+impl Kubernetes {
+    pub(super) fn target(&self) -> kubernetes::Target {
+        kubernetes::Target {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+        }
+    }
+
+    pub(super) fn settings(&self) -> kubernetes::Settings {
+        kubernetes::Settings {
+            namespaces: self.namespaces.clone(),
+            page: self.watch_page,
+            retry: (self.watch_retry, self.watch_retry_max.max(self.watch_retry)),
+        }
+    }
+}
+
+/// Who of several controllers leads.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Leader election")]
+pub(super) struct Leader {
+    /// Whether only the holder of a Lease writes status and events. Without it every controller does: run one.
+    #[arg(long, env = "KTHENA_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub(super) leader_elect: bool,
+
+    /// Name of the Lease.
+    #[arg(
+        long,
+        env = "KTHENA_LEADER_ELECT_RESOURCE_NAME",
+        default_value = "kthena-controller",
+        value_name = "NAME"
+    )]
+    pub(super) leader_elect_resource_name: String,
+
+    /// Namespace of the Lease. Without it, that of this pod or of the kubeconfig's context.
+    #[arg(long, env = "KTHENA_LEADER_ELECT_RESOURCE_NAMESPACE", value_name = "NAME")]
+    pub(super) leader_elect_resource_namespace: Option<String>,
+
+    /// How long others wait for a leader that does not renew its Lease.
+    #[arg(long, env = "KTHENA_LEADER_ELECT_LEASE_DURATION", default_value = "9s", value_parser = duration, value_name = "TIME")]
+    pub(super) leader_elect_lease_duration: Duration,
+
+    /// How long a leader goes on that cannot renew its Lease.
+    #[arg(long, env = "KTHENA_LEADER_ELECT_RENEW_DEADLINE", default_value = "6s", value_parser = duration, value_name = "TIME")]
+    pub(super) leader_elect_renew_deadline: Duration,
+
+    /// Time from one look at the Lease to the next.
+    #[arg(long, env = "KTHENA_LEADER_ELECT_RETRY_PERIOD", default_value = "2s", value_parser = duration, value_name = "TIME")]
+    pub(super) leader_elect_retry_period: Duration,
+}
 
 /// The state service.
 #[derive(Clone, Debug, clap::Args)]

@@ -14,13 +14,15 @@ use clap::Parser;
 
 use duration::duration;
 pub use flags::LogFormat;
-use flags::{Scrape, State};
+use flags::{Kubernetes, Leader, Scrape, State};
 
 use crate::envoy;
+use crate::leader;
 use crate::observe;
 use crate::publish::{self, Access, AccessError, Address, Bounds, Timeouts, Tls};
 use crate::requests;
 use crate::source::folder::FolderConfig;
+use crate::source::kubernetes;
 
 /// How long a stream without a subscriber may stay open.
 const LONGEST_HELLO: Duration = Duration::from_secs(5);
@@ -29,9 +31,10 @@ const LONGEST_HELLO: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kthena-controller", version, about, max_term_width = 120)]
 pub struct Config {
-    /// Folder of manifests (ModelRoute, ModelServer, Pod, ...; YAML or JSON), watched for changes.
-    #[arg(long, env = "KTHENA_FOLDER", value_name = "DIR")]
-    pub folder: PathBuf,
+    /// Folder of manifests (ModelRoute, ModelServer, Pod, ...; YAML or JSON), watched for changes. Without it, objects come
+    /// from a Kubernetes API server.
+    #[arg(long, env = "KTHENA_FOLDER", value_name = "DIR", conflicts_with_all = ["kubeconfig", "context", "namespaces"])]
+    folder: Option<PathBuf>,
 
     /// Time between looks at the folder that no change asked for.
     #[arg(long, env = "KTHENA_FOLDER_RESCAN", default_value = "5s", value_parser = duration, value_name = "TIME")]
@@ -71,6 +74,12 @@ pub struct Config {
     pub envoy_removal_timeout: Duration,
 
     #[command(flatten)]
+    kubernetes: Kubernetes,
+
+    #[command(flatten)]
+    leader: Leader,
+
+    #[command(flatten)]
     state: State,
 
     #[command(flatten)]
@@ -99,7 +108,12 @@ pub struct Config {
     pub log_format: LogFormat,
 
     /// What is logged: a level, or directives such as `info,kthena_controller=debug`.
-    #[arg(long, env = "KTHENA_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "KTHENA_LOG",
+        default_value = "info,kube_runtime=error",
+        value_name = "FILTER"
+    )]
     pub log: String,
 
     /// Threads for everything but watching the folder.
@@ -109,6 +123,15 @@ pub struct Config {
     /// How long the end may take after SIGTERM.
     #[arg(long, env = "KTHENA_STOP_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub stop_timeout: Duration,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder of manifests.
+    Folder(FolderConfig),
+    /// A Kubernetes API server.
+    Kubernetes(kubernetes::Target, kubernetes::Settings),
 }
 
 /// Settings that do not go together.
@@ -129,6 +152,12 @@ pub enum Invalid {
     /// A setting that must be above zero.
     #[error("--{0} must be more than 0")]
     Zero(&'static str),
+    /// Two could lead at one time, or none for long.
+    #[error(
+        "--leader-elect-lease-duration must be more than --leader-elect-renew-deadline, and that more than \
+         --leader-elect-retry-period"
+    )]
+    Leader,
     /// A scrape may take too long.
     #[error("--scrape-timeout {timeout:?} is more than ten times --scrape-interval {interval:?}: lower it")]
     ScrapeTimeout {
@@ -154,6 +183,12 @@ impl Config {
         for (name, zero) in [
             ("threads", self.threads == 0),
             ("folder-rescan", self.folder_rescan.is_zero()),
+            ("watch-page", self.kubernetes.watch_page == 0),
+            ("watch-retry", self.kubernetes.watch_retry.is_zero()),
+            (
+                "leader-elect-retry-period",
+                self.leader.leader_elect_retry_period.is_zero(),
+            ),
             ("state-max-subscribers", self.state.state_max_subscribers == 0),
             ("state-max-origins", self.state.state_max_origins == 0),
             ("state-max-metric-series", self.state.state_max_metric_series == 0),
@@ -170,6 +205,11 @@ impl Config {
                 return Err(Invalid::Zero(name));
             }
         }
+        let leader = &self.leader;
+        let (duration, deadline) = (leader.leader_elect_lease_duration, leader.leader_elect_renew_deadline);
+        if duration <= deadline || deadline <= leader.leader_elect_retry_period {
+            return Err(Invalid::Leader);
+        }
         let (timeout, interval) = (self.scrape.scrape_timeout, self.scrape.scrape_interval);
         if timeout > interval.saturating_mul(10) {
             return Err(Invalid::ScrapeTimeout { timeout, interval });
@@ -177,15 +217,36 @@ impl Config {
         Ok(())
     }
 
-    /// Which folder, and its bounds.
-    pub fn source(&self) -> FolderConfig {
-        FolderConfig {
-            path: self.folder.clone(),
+    /// Where objects come from.
+    pub fn source(&self) -> Source {
+        let Some(path) = &self.folder else {
+            return Source::Kubernetes(self.kubernetes.target(), self.kubernetes.settings());
+        };
+        Source::Folder(FolderConfig {
+            path: path.clone(),
             rescan: self.folder_rescan,
             max_files: self.folder_max_files,
             max_file_bytes: self.folder_max_file_bytes,
             max_documents: self.folder_max_documents,
-        }
+        })
+    }
+
+    /// Which Lease is to be held by whoever writes status and events; `None` = whoever runs does. A Lease without a namespace of its own
+    /// is in `namespace`.
+    pub fn leader(&self, namespace: &str, identity: String) -> Option<leader::Settings> {
+        let leader = &self.leader;
+        leader.leader_elect.then(|| leader::Settings {
+            namespace: leader
+                .leader_elect_resource_namespace
+                .as_deref()
+                .unwrap_or(namespace)
+                .to_owned(),
+            name: leader.leader_elect_resource_name.clone(),
+            identity,
+            duration: leader.leader_elect_lease_duration,
+            renew_deadline: leader.leader_elect_renew_deadline,
+            retry: leader.leader_elect_retry_period,
+        })
     }
 
     /// Where the state service listens.
@@ -301,6 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn objects_come_from_a_folder_or_from_an_api_server() {
+        let parse = |flags: &[&str]| Config::try_parse_from(["kthena-controller"].iter().chain(flags));
+        assert!(matches!(parse(&["--folder", "x"]).unwrap().source(), Source::Folder(_)));
+        let Source::Kubernetes(target, settings) =
+            parse(&["--namespaces", "a,b", "--kubeconfig", "k"]).unwrap().source()
+        else {
+            unreachable!("there is no folder")
+        };
+        assert_eq!(target.kubeconfig, Some("k".into()));
+        assert_eq!(settings.namespaces, ["a", "b"]);
+        let error = parse(&["--folder", "x", "--kubeconfig", "k"]).unwrap_err().to_string();
+        assert!(error.contains("--folder") && error.contains("--kubeconfig"), "{error}");
+    }
+
+    #[test]
     fn what_does_not_go_together_is_refused_with_a_sentence() {
         for (flags, says) in [
             (&["--state-listen", "0.0.0.0:1"][..], "--state-token-file"),
@@ -311,6 +387,11 @@ mod tests {
             (&["--debug-listen", "0.0.0.0:1"], "loopback"),
             (&["--scrape-timeout", "11s"], "--scrape-interval"),
             (&["--scrape-interval", "0s"], "more than 0"),
+            (&["--watch-page", "0"], "more than 0"),
+            (
+                &["--leader-elect-renew-deadline", "9s"],
+                "--leader-elect-lease-duration",
+            ),
         ] {
             let error = parse(flags).unwrap().check().unwrap_err().to_string();
             assert!(error.contains(says), "{flags:?}: {error}");

@@ -9,9 +9,9 @@ mod pods;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer};
+use kthena_gateway_api::{ExternalModelProvider, InferencePool, ModelRoute, ModelServer};
 
-pub use pod::{Eligibility, PodView};
+pub use pod::{ContainerStart, Eligibility, PodView};
 
 use crate::source::{Event, Kind, Object, ObjectKey, Origin, Problem};
 use pods::Pods;
@@ -31,6 +31,7 @@ pub struct Index {
     routes: BTreeMap<ObjectKey, Entry<ModelRoute>>,
     servers: BTreeMap<ObjectKey, Entry<ModelServer>>,
     providers: BTreeMap<ObjectKey, Entry<ExternalModelProvider>>,
+    pools: BTreeMap<ObjectKey, Entry<InferencePool>>,
     pods: Pods,
     problems: Vec<Problem>,
     synced: bool,
@@ -62,6 +63,9 @@ impl Index {
             Object::ExternalModelProvider(object) => {
                 self.providers.insert(key, Entry { object, origin });
             }
+            Object::InferencePool(object) => {
+                self.pools.insert(key, Entry { object, origin });
+            }
             Object::Pod(pod) => self.pods.insert(PodView::new(&key, &pod)),
         }
     }
@@ -76,6 +80,9 @@ impl Index {
             }
             Kind::ExternalModelProvider => {
                 self.providers.remove(key);
+            }
+            Kind::InferencePool => {
+                self.pools.remove(key);
             }
             Kind::Pod => self.pods.remove(&key.namespace, &key.name),
         }
@@ -111,6 +118,11 @@ impl Index {
         self.providers.iter()
     }
 
+    /// Every InferencePool, by key.
+    pub fn pools(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<InferencePool>)> {
+        self.pools.iter()
+    }
+
     /// Whether there is a ModelServer of this name, good or bad.
     pub fn has_server(&self, namespace: &str, name: &str) -> bool {
         self.servers
@@ -129,11 +141,12 @@ impl Index {
     }
 
     /// How many objects there are of each kind.
-    pub fn counts(&self) -> [(Kind, usize); 4] {
+    pub fn counts(&self) -> [(Kind, usize); 5] {
         [
             (Kind::ModelRoute, self.routes.len()),
             (Kind::ModelServer, self.servers.len()),
             (Kind::ExternalModelProvider, self.providers.len()),
+            (Kind::InferencePool, self.pools.len()),
             (Kind::Pod, self.pods.len()),
         ]
     }
@@ -154,7 +167,7 @@ mod tests {
         let key = key.clone();
         assert!(index.has_server("default", "a") && !index.has_provider("default", "a"));
         index.apply(Event::Delete(key));
-        assert_eq!(index.counts().map(|(_, n)| n), [0; 4]);
+        assert_eq!(index.counts().map(|(_, n)| n), [0; 5]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
 use crate::source::ObjectKey;
 
@@ -20,6 +20,17 @@ pub struct PodView {
     pub labels: BTreeMap<String, String>,
     /// Whether it can be an endpoint, and at which address.
     pub eligibility: Eligibility,
+    /// Its containers, as far as the pod's status tells of their starts.
+    pub containers: Vec<ContainerStart>,
+}
+
+/// One start of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStart {
+    /// Ports that it declares.
+    pub ports: Vec<u16>,
+    /// Names this start of it: changes when it is started anew.
+    pub start: u64,
 }
 
 /// Whether a pod can be an endpoint. It must be running, ready, not terminating, and have an address; what a file leaves
@@ -98,7 +109,19 @@ impl PodView {
             name: key.name.clone(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             eligibility: Eligibility::of(pod),
+            containers: starts(pod),
         }
+    }
+
+    /// Names the start of whatever listens on a port: changes when its container is started anew; 0 = not known. It is the container
+    /// that declares the port, or all of them where none does.
+    pub fn start_of(&self, port: u16) -> u64 {
+        let declares = |container: &&ContainerStart| container.ports.contains(&port);
+        if let Some(container) = self.containers.iter().find(declares) {
+            return container.start;
+        }
+        let starts = self.containers.iter().map(|container| container.start);
+        starts.fold(0, |all, start| all ^ start)
     }
 
     /// Whether it has all these labels.
@@ -110,6 +133,39 @@ impl PodView {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+}
+
+fn starts(pod: &Pod) -> Vec<ContainerStart> {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
+    let declared = |name: &str| {
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let of_name = containers.filter(move |container| container.name == name);
+        of_name.flat_map(ports).collect()
+    };
+    statuses
+        .map(|status| ContainerStart {
+            ports: declared(&status.name),
+            start: start(status),
+        })
+        .collect()
+}
+
+fn ports(container: &Container) -> impl Iterator<Item = u16> {
+    let ports = container.ports.iter().flatten();
+    ports.filter_map(|port| u16::try_from(port.container_port).ok())
+}
+
+// The id says it exactly; the count is all there is before the id is known.
+fn start(status: &ContainerStatus) -> u64 {
+    let id = status.container_id.as_deref().unwrap_or_default();
+    let text = match id {
+        "" => format!("{}/{}", status.name, status.restart_count),
+        id => format!("{}/{id}", status.name),
+    };
+    twox_hash::XxHash3_64::oneshot(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -175,5 +231,37 @@ mod tests {
     fn a_pod_without_uid_goes_by_its_name() {
         assert_eq!(view(json!({"name": "p"}), json!({})).uid, "default/p");
         assert_eq!(view(json!({"name": "p", "uid": "u-1"}), json!({})).uid, "u-1");
+    }
+
+    #[test]
+    fn a_restart_of_the_container_that_listens_is_another_start() {
+        let status = |engine: &str, proxy: &str| {
+            json!({"podIP": "10.0.0.1", "containerStatuses": [
+                {"name": "engine", "containerID": engine, "restartCount": 0, "ready": true, "image": "", "imageID": ""},
+                {"name": "proxy", "containerID": proxy, "restartCount": 0, "ready": true, "image": "", "imageID": ""},
+            ]})
+        };
+        let view = |status: Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "p"}, "status": status,
+                "spec": {"containers": [{"name": "engine", "ports": [{"containerPort": 8000}]}, {"name": "proxy"}]},
+            }))
+            .unwrap();
+            PodView::new(&ObjectKey::new(Kind::Pod, "default", "p"), &pod)
+        };
+        let first = view(status("a", "b"));
+        assert_eq!(
+            first.start_of(8000),
+            view(status("a", "c")).start_of(8000),
+            "a side car"
+        );
+        assert_ne!(first.start_of(8000), view(status("d", "b")).start_of(8000));
+        // Nobody says that it listens on 9000: any of them may.
+        assert_ne!(first.start_of(9000), view(status("a", "c")).start_of(9000));
+        assert_eq!(
+            view(json!({"podIP": "10.0.0.1"})).start_of(8000),
+            0,
+            "a file need not tell"
+        );
     }
 }

@@ -95,6 +95,7 @@ mod tests {
             name: name.into(),
             labels: [("app".to_owned(), app.to_owned())].into(),
             eligibility: Eligibility::NoAddress,
+            containers: Vec::new(),
         }
     }
 

@@ -66,6 +66,7 @@ struct Shared {
 #[derive(Debug)]
 struct Task {
     address: SocketAddr,
+    start: u64,
     engine: InferenceEngine,
     https: bool,
     handle: JoinHandle<()>,
@@ -123,8 +124,10 @@ impl Scraper {
         self.shared.table.retain(&keys);
         for target in allowed {
             let key = key(target);
-            let same =
-                |task: &Task| (task.address, task.engine, task.https) == (target.address, target.engine, target.https);
+            let same = |task: &Task| {
+                (task.address, task.start, task.engine, task.https)
+                    == (target.address, target.start, target.engine, target.https)
+            };
             if self.tasks.get(&key).is_some_and(same) {
                 continue;
             }
@@ -132,6 +135,7 @@ impl Scraper {
             self.shared.table.forget(&key);
             let task = Task {
                 address: target.address,
+                start: target.start,
                 engine: target.engine,
                 https: target.https,
                 handle: tokio::spawn(observe(Arc::clone(&self.shared), key.clone(), target.clone())),

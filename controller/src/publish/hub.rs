@@ -5,7 +5,7 @@
 //! anything (an empty state would be taken for the truth); a subscriber's end, however it comes, starts the clock for
 //! what it had reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use kthena_scheduler::state::PROTOCOL_MINOR;
@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::metrics;
 use crate::observe::Table;
 use crate::requests::{self, Requests};
+use crate::source::Kind;
 
 /// Bounds and times of the state service.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,12 @@ pub(super) struct Inner {
     pub(super) ring: Ring,
     pub(super) subscribers: BTreeMap<SubscriberId, Subscriber>,
     pub(super) next_subscriber: SubscriberId,
+    /// When the last configurations were set, by generation.
+    made: VecDeque<(u64, Time)>,
 }
+
+/// Configurations whose time is remembered, to tell how long filters take for them.
+const REMEMBERED: usize = 256;
 
 // === impl Hub ===
 
@@ -95,6 +101,7 @@ impl Hub {
                 ring: Ring::new(settings.placements_bytes),
                 subscribers: BTreeMap::new(),
                 next_subscriber: 1,
+                made: VecDeque::new(),
             }),
         })
     }
@@ -111,6 +118,10 @@ impl Hub {
         }
         let generation = inner.generation.map_or(1, |generation| generation + 1);
         inner.generation = Some(generation);
+        inner.made.push_back((generation, self.clock.now()));
+        if inner.made.len() > REMEMBERED {
+            inner.made.pop_front();
+        }
         let old = std::mem::replace(&mut inner.resources, resources);
         for key in old.keys().filter(|key| key.kind == ResourceType::Server) {
             if !inner.resources.contains_key(key) {
@@ -193,6 +204,17 @@ impl Hub {
         Some(acceptance)
     }
 
+    /// How far each of the resources has got that an object becomes; empty = it has become none.
+    pub fn acceptances(&self, kind: Kind, name: &str) -> Vec<Acceptance> {
+        let types: &[ResourceType] = match kind {
+            Kind::ModelRoute => &[ResourceType::Route],
+            Kind::ModelServer => &[ResourceType::Server, ResourceType::Endpoints, ResourceType::Profile],
+            Kind::ExternalModelProvider | Kind::InferencePool | Kind::Pod => &[],
+        };
+        let keys = types.iter().map(|kind| Key::new(*kind, name));
+        keys.filter_map(|key| self.acceptance(&key)).collect()
+    }
+
     /// Whether every subscriber has answered this configuration or a later one. True without subscribers.
     pub fn acknowledged(&self, generation: u64) -> bool {
         let inner = self.inner.lock();
@@ -228,6 +250,14 @@ impl Hub {
     pub(super) fn answered(&self) {
         self.answers.send_modify(|count| *count += 1);
     }
+
+    /// Notes how long a filter took that had acknowledged one configuration, and now a later one.
+    pub(super) fn show_lag(&self, made: Option<Time>) {
+        if let Some(made) = made {
+            let lag = self.clock.now().since(made);
+            self.metrics.lag.observe(lag as f64 / 1000.0);
+        }
+    }
 }
 
 fn server_label(key: &Key) -> metrics::ModelServer {
@@ -239,6 +269,13 @@ fn server_label(key: &Key) -> metrics::ModelServer {
 // === impl Inner ===
 
 impl Inner {
+    /// When the first configuration after this one was set, as far as it is remembered.
+    pub(super) fn made_after(&self, generation: Option<u64>) -> Option<Time> {
+        let generation = generation?;
+        let later = self.made.iter().find(|(made, _)| *made > generation);
+        later.map(|(_, at)| *at)
+    }
+
     /// Brings loads and placements to the endpoints of the new configuration.
     fn follow_endpoints(&mut self, old: &BTreeMap<Key, Resource>) {
         for key in old.keys().filter(|key| key.kind == ResourceType::Endpoints) {

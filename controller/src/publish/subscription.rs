@@ -175,11 +175,12 @@ impl Subscription {
             return;
         };
         let before = subscriber.acknowledged_generation;
+        let origin = subscriber.hello.origin.clone();
         for (key, refused) in subscriber.acknowledge(ack) {
             let label = kind(key.kind.as_str_name());
             self.hub.metrics.refusals.get_or_create(&label).inc();
             tracing::warn!(
-                origin = %subscriber.hello.origin,
+                %origin,
                 kind = key.kind.as_str_name(),
                 name = %key.name,
                 reason = %refused.reason,
@@ -189,6 +190,7 @@ impl Subscription {
         // There may be room for an update that had to wait.
         subscriber.wake.notify_one();
         if before != subscriber.acknowledged_generation {
+            self.hub.show_lag(inner.made_after(before));
             self.hub.answered();
         }
     }

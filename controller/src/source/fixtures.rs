@@ -36,6 +36,18 @@ pub(crate) fn server(name: &str, app: &str) -> Object {
     server_with(name, app, |_| {})
 }
 
+pub(crate) fn pool(name: &str, app: &str, ports: &[u16]) -> Object {
+    let ports: Vec<_> = ports.iter().map(|port| json!({"number": port})).collect();
+    Object::InferencePool(Arc::new(
+        serde_json::from_value(json!({
+            "apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": app}}, "targetPorts": ports},
+        }))
+        .unwrap(),
+    ))
+}
+
 pub(crate) fn pod_with(name: &str, labels: Value, ip: &str) -> Object {
     Object::Pod(Arc::new(
         serde_json::from_value(json!({

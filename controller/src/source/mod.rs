@@ -6,10 +6,30 @@
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod folder;
+pub mod kubernetes;
 mod manifest;
 mod object;
 
 pub use object::{Kind, Object, ObjectKey};
+
+/// A source that runs; dropping it ends it.
+#[derive(Debug)]
+pub enum Source {
+    /// A folder of manifests.
+    Folder(folder::FolderSource),
+    /// A Kubernetes API server.
+    Kubernetes(kubernetes::KubernetesSource),
+}
+
+impl Source {
+    /// What changed, batch by batch.
+    pub fn events(&mut self) -> &mut tokio::sync::mpsc::Receiver<Vec<Event>> {
+        match self {
+            Self::Folder(source) => &mut source.events,
+            Self::Kubernetes(source) => &mut source.events,
+        }
+    }
+}
 
 /// A change.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer};
+use kthena_gateway_api::{ExternalModelProvider, InferencePool, ModelRoute, ModelServer};
 use kube::core::ObjectMeta;
 use serde::Serialize;
 
@@ -17,6 +17,8 @@ pub enum Kind {
     ModelServer,
     /// A model API outside the cluster.
     ExternalModelProvider,
+    /// A set of pods behind a gateway that asks a picker.
+    InferencePool,
     /// One copy of an engine.
     Pod,
 }
@@ -41,6 +43,8 @@ pub enum Object {
     ModelServer(Arc<ModelServer>),
     /// A model API outside the cluster.
     ExternalModelProvider(Arc<ExternalModelProvider>),
+    /// A set of pods behind a gateway that asks a picker.
+    InferencePool(Arc<InferencePool>),
     /// One copy of an engine.
     Pod(Arc<Pod>),
 }
@@ -54,6 +58,7 @@ impl Kind {
             Self::ModelRoute => "ModelRoute",
             Self::ModelServer => "ModelServer",
             Self::ExternalModelProvider => "ExternalModelProvider",
+            Self::InferencePool => "InferencePool",
             Self::Pod => "Pod",
         }
     }
@@ -98,6 +103,7 @@ impl Object {
             Self::ModelRoute(_) => Kind::ModelRoute,
             Self::ModelServer(_) => Kind::ModelServer,
             Self::ExternalModelProvider(_) => Kind::ExternalModelProvider,
+            Self::InferencePool(_) => Kind::InferencePool,
             Self::Pod(_) => Kind::Pod,
         }
     }
@@ -108,6 +114,7 @@ impl Object {
             Self::ModelRoute(o) => &o.metadata,
             Self::ModelServer(o) => &o.metadata,
             Self::ExternalModelProvider(o) => &o.metadata,
+            Self::InferencePool(o) => &o.metadata,
             Self::Pod(o) => &o.metadata,
         }
     }

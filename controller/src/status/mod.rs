@@ -1,13 +1,16 @@
 //! What is said of an object to those who wrote it.
 //!
 //! What must always hold: a [`Status`] follows from the objects and facts alone; everything in it names a field. A debug
-//! page shows all of them, `tell` puts what changes into the log.
+//! page shows all of them, `tell` puts what changes into the log, `conditions` is how an API server
+//! keeps it (`writeback` writes it there).
 
+mod conditions;
 mod tell;
 
-use kthena_gateway_api::FieldIssue;
+use kthena_gateway_api::{EndpointCounts, FieldIssue};
 use serde::Serialize;
 
+pub use conditions::{Judged, Programmed, conditions};
 pub use tell::{Remark, View, changes};
 
 use crate::source::Origin;
@@ -30,9 +33,9 @@ pub struct Status {
     /// What it refers to and is not there: field and reason.
     #[serde(serialize_with = "as_text")]
     pub unresolved: Vec<FieldIssue>,
-    /// ModelServer only: the endpoints that serve now.
+    /// ModelServer only: its pods, counted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoints: Option<u32>,
+    pub endpoints: Option<EndpointCounts>,
 }
 
 impl Status {

@@ -149,6 +149,7 @@ impl Remark {
 mod tests {
     use super::*;
     use crate::source::Kind;
+    use kthena_gateway_api::EndpointCounts;
 
     fn key() -> ObjectKey {
         ObjectKey::new(Kind::ModelServer, "default", "m")
@@ -163,7 +164,15 @@ mod tests {
             errors: issues(errors),
             warnings: issues(warnings),
             unresolved: issues(unresolved),
-            endpoints: Some(1),
+            endpoints: Some(ready(1)),
+        }
+    }
+
+    fn ready(ready: i32) -> EndpointCounts {
+        EndpointCounts {
+            selected: 9,
+            ready,
+            ..EndpointCounts::default()
         }
     }
 
@@ -199,7 +208,7 @@ mod tests {
     #[test]
     fn pods_that_come_and_go_are_no_remark_while_some_serve() {
         let mut more = status(&[], &[], &[]);
-        more.endpoints = Some(9);
+        more.endpoints = Some(ready(9));
         assert!(said(&[(key(), status(&[], &[], &[]))], &[(key(), more)]).is_empty());
         let waiting = |reason| [(key(), status(&[], &[], &[reason]))];
         assert_eq!(
