@@ -7,6 +7,7 @@ pub mod authority;
 pub mod bench;
 pub mod cache;
 pub mod client;
+pub mod cluster;
 pub mod clusters;
 pub mod demo;
 pub mod envoy;

@@ -192,17 +192,22 @@ impl Fleet {
     /// The ModelServer of a group and its Pods, `<group>-0` and on, as the folder gets them at the start.
     #[must_use]
     pub fn manifests(&self, group: &str) -> Vec<Value> {
-        let Some(described) = self.groups.iter().find(|candidate| candidate.name == group) else {
-            return Vec::new();
-        };
+        let server = self.model_server(group);
+        let addresses = self.addresses(group);
+        let pods = addresses.into_iter().enumerate();
+        let pods = pods.map(|(number, ip)| manifests::pod(&format!("{group}-{number}"), group, ip));
+        server.into_iter().chain(pods).collect()
+    }
+
+    /// The ModelServer of a group.
+    #[must_use]
+    pub fn model_server(&self, group: &str) -> Option<Value> {
+        let described = self.groups.iter().find(|candidate| candidate.name == group)?;
         let mut server = manifests::model_server(group, &described.model, self.port());
         if let Some(scheduling) = &described.scheduling {
             server["spec"]["scheduling"] = scheduling.clone();
         }
-        let addresses = self.addresses(group);
-        let pods = addresses.into_iter().enumerate();
-        let pods = pods.map(|(number, ip)| manifests::pod(&format!("{group}-{number}"), group, ip));
-        std::iter::once(server).chain(pods).collect()
+        Some(server)
     }
 
     /// The program, to kill and restart the whole fleet.

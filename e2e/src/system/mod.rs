@@ -1,4 +1,5 @@
-//! The whole system on this machine: a simulated fleet, the controller on a folder of YAML, ext_proc servers and a real Envoy.
+//! The whole system on this machine: a simulated fleet, the controller on a folder of YAML (or on a real Kubernetes API server, see
+//! [`Options::cluster`]), ext_proc servers and a real Envoy.
 //!
 //! ```text
 //! client -> Envoy -> kthena-ext-proc (two) <- state - kthena-controller <- folder of YAML
@@ -47,6 +48,8 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::client::{Ask, Client};
+use crate::cluster::Cluster;
+use crate::cluster::kubelet::PodSpec;
 use crate::envoy::{self, Envoy};
 use crate::ports::Reserved;
 use crate::process::wait_until;
@@ -88,11 +91,23 @@ pub struct System {
     configuration: Value,
     ext_procs: Vec<Service>,
     controller: Service,
+    kubernetes: Option<Cluster>,
     fleet: Fleet,
     manifests: Manifests,
     client: Client,
     _ports: [Reserved; 2],
     scratch: Scratch,
+}
+
+/// Another controller.
+#[derive(Debug)]
+pub struct Another(Service);
+
+impl Another {
+    /// Its program, for its pages, its log and signals.
+    pub fn program(&mut self) -> &mut Program {
+        &mut self.0.program
+    }
 }
 
 impl System {
@@ -105,14 +120,21 @@ impl System {
         let folder = scratch.path();
         let fleet = Fleet::start(options.groups.clone(), options.time_scale, folder).await?;
         let manifests = Manifests::new(&folder.join("manifests"))?;
-        for group in &options.groups {
-            manifests.write(&format!("{}.yaml", group.name), &fleet.manifests(&group.name))?;
-        }
-        manifests.write(ROUTES, &options.routes)?;
-        if !options.further.is_empty() {
-            manifests.write(FURTHER, &options.further)?;
-        }
-        let controller = services::start_controller(&options, folder, &manifests).await?;
+        let kubernetes = match &options.cluster {
+            Some(cluster) => Some(Cluster::start(cluster, folder).await?),
+            None => None,
+        };
+        let source = match &kubernetes {
+            Some(cluster) => {
+                fill_cluster(cluster, &options, &fleet).await?;
+                format!("--kubeconfig={}", cluster.kubeconfig_of_the_controller()?.display())
+            }
+            None => {
+                fill_folder(&manifests, &options, &fleet)?;
+                format!("--folder={}", manifests.path().display())
+            }
+        };
+        let controller = services::start_controller(&options, folder, source).await?;
         let mut ext_procs = Vec::new();
         for number in 0..options.ext_procs {
             ext_procs.push(services::start_ext_proc(number, &options, folder, controller.address()).await?);
@@ -141,6 +163,7 @@ impl System {
             configuration,
             ext_procs,
             controller,
+            kubernetes,
             fleet,
             manifests,
             _ports: ports,
@@ -178,6 +201,14 @@ impl System {
     #[must_use]
     pub fn manifests(&self) -> &Manifests {
         &self.manifests
+    }
+
+    /// The API server that holds the objects.
+    ///
+    /// # Errors
+    /// When a folder does.
+    pub fn kubernetes(&mut self) -> Result<&mut Cluster> {
+        self.kubernetes.as_mut().context("the objects are in a folder")
     }
 
     /// The folder of everything else: logs, Envoy's configuration, access log, clusters and endpoints.
@@ -276,6 +307,23 @@ impl System {
             .await
     }
 
+    /// Starts another controller on the same API server, which no filter is connected to.
+    ///
+    /// # Errors
+    /// When the objects are in a folder, or it is not ready in time.
+    pub async fn another_controller(&self) -> Result<Another> {
+        let cluster = self.kubernetes.as_ref().context("the objects are in a folder")?;
+        let folder = self.folder().join("another");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let source = format!(
+            "--kubeconfig={}",
+            cluster.kubeconfig(crate::cluster::CONTROLLER).display()
+        );
+        services::start_controller(&Options::default(), &folder, source)
+            .await
+            .map(Another)
+    }
+
     /// Waits until a gauge or counter of an Envoy cluster has this value, such as `membership_healthy` of `kthena-ext-proc`.
     ///
     /// # Errors
@@ -331,6 +379,34 @@ impl System {
             .iter()
             .all(|model| listed.iter().any(|entry| entry["id"] == *model))
     }
+}
+
+fn fill_folder(manifests: &Manifests, options: &Options, fleet: &Fleet) -> Result<()> {
+    for group in &options.groups {
+        manifests.write(&format!("{}.yaml", group.name), &fleet.manifests(&group.name))?;
+    }
+    manifests.write(ROUTES, &options.routes)?;
+    if !options.further.is_empty() {
+        manifests.write(FURTHER, &options.further)?;
+    }
+    Ok(())
+}
+
+async fn fill_cluster(cluster: &Cluster, options: &Options, fleet: &Fleet) -> Result<()> {
+    for group in &options.groups {
+        for (number, ip) in fleet.addresses(&group.name).into_iter().enumerate() {
+            let pod = PodSpec::new(&format!("{}-{number}", group.name), &group.name, ip);
+            cluster.run_pod(&pod).await?;
+        }
+    }
+    let servers = options
+        .groups
+        .iter()
+        .filter_map(|group| fleet.model_server(&group.name));
+    let objects: Vec<Value> = servers
+        .chain(options.routes.iter().chain(&options.further).cloned())
+        .collect();
+    cluster.apply(&objects).await
 }
 
 fn wasm(options: &Options, controller: SocketAddr) -> Result<Option<envoy::Wasm>> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::fleet::Group;
+use crate::cluster;
 
 /// Who decides.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +28,8 @@ pub struct Options {
     pub routes: Vec<Value>,
     /// Further objects, such as ModelServers and Pods of engines that run already.
     pub further: Vec<Value>,
+    /// A Kubernetes API server holds the objects, instead of a folder.
+    pub cluster: Option<cluster::Options>,
     /// A factor on all times of the fleet.
     pub time_scale: f64,
     /// The scheduler configuration file, as YAML; empty for the defaults.
@@ -77,6 +80,7 @@ impl Default for Options {
             groups: Vec::new(),
             routes: Vec::new(),
             further: Vec::new(),
+            cluster: None,
             time_scale: 1.0,
             scheduler_config: String::new(),
             filter: Filter::ExtProc,

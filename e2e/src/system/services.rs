@@ -6,7 +6,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::binaries::binary;
-use super::manifests::Manifests;
 use super::options::Options;
 use super::program::{Program, Ready};
 use crate::client::{Ask, Client};
@@ -84,15 +83,18 @@ impl Service {
     }
 }
 
-/// Starts the controller on a folder of manifests; it writes Envoy's files into `envoy` below `folder`.
-pub(super) async fn start_controller(options: &Options, folder: &Path, manifests: &Manifests) -> Result<Service> {
+/// Starts the controller on what the flag `source` names; it writes Envoy's files into `envoy` below `folder`.
+pub(super) async fn start_controller(options: &Options, folder: &Path, source: String) -> Result<Service> {
     let ports = Ports::reserve()?;
     let envoy = folder.join("envoy");
     std::fs::create_dir_all(&envoy).with_context(|| format!("cannot make {}", envoy.display()))?;
-    let mut args = vec![
-        format!("--folder={}", manifests.path().display()),
-        format!("--envoy-dir={}", envoy.display()),
-    ];
+    let mut args = vec![format!("--envoy-dir={}", envoy.display())];
+    if !["--folder", "--kubeconfig"]
+        .iter()
+        .any(|flag| has(&options.controller_flags, flag))
+    {
+        args.push(source);
+    }
     if !has(&options.controller_flags, "--state-listen") {
         args.push(format!("--state-listen={}", ports.listen.address()));
     }
