@@ -1,15 +1,18 @@
-//! The syntax of Kubernetes labels.
+//! The syntax of Kubernetes labels, and sets of them.
 
 use std::collections::BTreeMap;
 
+use super::bounds::at_most;
 use super::metadata::is_dns_subdomain;
 use crate::FieldIssue;
+use crate::schema::MAX_ENTRIES;
 
 /// Judges a non-empty set of labels at `path`.
 pub(super) fn required(path: &str, labels: &BTreeMap<String, String>, issues: &mut Vec<FieldIssue>) {
     if labels.is_empty() {
         issues.push(FieldIssue::new(path, "must hold at least one label"));
     }
+    at_most(path, labels.len(), MAX_ENTRIES, issues);
     for (key, value) in labels {
         if !is_key(key) {
             issues.push(FieldIssue::new(path, format!("`{key}` is not a label key")));

@@ -6,11 +6,16 @@
 //! carries a path; an object without remarks can be compiled without an error. The rule that `modelName` never changes is
 //! left to the API server: a file has no earlier version that outlives a restart.
 
+mod bounds;
 mod labels;
 mod metadata;
-mod model_name;
+mod parent;
+mod pool;
 mod provider;
 mod route;
 mod server;
 
 pub use metadata::metadata;
+
+/// Characters of the model name that a backend is asked for, ModelServer and external provider alike.
+const MAX_MODEL_CHARS: usize = 256;

@@ -1,5 +1,9 @@
 //! Judging an ExternalModelProvider.
 
+use std::net::Ipv6Addr;
+
+use super::{MAX_MODEL_CHARS, bounds};
+use crate::schema::{MAX_ENTRIES, MAX_URL_CHARS};
 use crate::{ExternalModelProvider, FieldIssue};
 
 // Set by the proxy itself, or carriers of a credential.
@@ -24,10 +28,17 @@ impl ExternalModelProvider {
     pub fn validate(&self) -> Vec<FieldIssue> {
         let spec = &self.spec;
         let mut issues = super::metadata(&self.metadata);
-        issues.extend(super::model_name::model_name(spec.model.as_deref()));
+        bounds::chars(
+            "spec.model",
+            spec.model.as_deref().unwrap_or_default(),
+            MAX_MODEL_CHARS,
+            &mut issues,
+        );
+        bounds::chars("spec.baseURL", &spec.base_url, MAX_URL_CHARS, &mut issues);
         if let Err(reason) = check_base_url(&spec.base_url) {
             issues.push(FieldIssue::new("spec.baseURL", reason));
         }
+        bounds::at_most("spec.headers", spec.headers.len(), MAX_ENTRIES, &mut issues);
         for (name, value) in &spec.headers {
             let path = format!("spec.headers[{name}]");
             if !is_header_name(name) {
@@ -87,7 +98,11 @@ fn check_base_url(url: &str) -> Result<(), &'static str> {
         }
         _ => authority,
     };
-    if host.is_empty() {
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '[', ']']),
+    };
+    if !is_host {
         return Err("must name a host");
     }
     Ok(())
@@ -124,6 +139,8 @@ mod tests {
             "https://h?x=1",
             "https://h/#f",
             "https://h:x",
+            "https://a:b:1",
+            "https://[zz]",
             "https://a b",
         ] {
             assert!(check_base_url(url).is_err(), "{url}");

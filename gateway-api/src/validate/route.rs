@@ -1,5 +1,7 @@
 //! Judging a ModelRoute.
 
+use super::{bounds, parent};
+use crate::schema::{MAX_ENTRIES, MAX_REGEX_CHARS};
 use crate::{FieldIssue, ModelMatch, ModelRoute, RateLimit, RouteRule, StringMatch, TargetModel};
 
 const MAX_ADAPTERS: usize = 10;
@@ -18,7 +20,7 @@ impl ModelRoute {
                 "at least one of modelName and loraAdapters must be set",
             ));
         }
-        at_most("spec.loraAdapters", spec.lora_adapters.len(), MAX_ADAPTERS, &mut issues);
+        bounds::at_most("spec.loraAdapters", spec.lora_adapters.len(), MAX_ADAPTERS, &mut issues);
         for (i, adapter) in spec.lora_adapters.iter().enumerate() {
             if adapter.is_empty() {
                 issues.push(FieldIssue::new(
@@ -27,7 +29,10 @@ impl ModelRoute {
                 ));
             }
         }
-        at_most("spec.rules", spec.rules.len(), MAX_RULES, &mut issues);
+        for (i, reference) in spec.parent_refs.iter().enumerate() {
+            parent::reference(&format!("spec.parentRefs[{i}]"), reference, &mut issues);
+        }
+        bounds::at_most("spec.rules", spec.rules.len(), MAX_RULES, &mut issues);
         for (i, rule) in spec.rules.iter().enumerate() {
             self.validate_rule(&format!("spec.rules[{i}]"), rule, &mut issues);
         }
@@ -44,7 +49,7 @@ impl ModelRoute {
         } else if rule.target_models.iter().all(|target| target.weight == 0) {
             issues.push(FieldIssue::new(&targets, "the weights must sum to more than zero"));
         }
-        at_most(&targets, rule.target_models.len(), MAX_TARGETS, issues);
+        bounds::at_most(&targets, rule.target_models.len(), MAX_TARGETS, issues);
         for (i, target) in rule.target_models.iter().enumerate() {
             let path = format!("{targets}[{i}]");
             validate_target(&path, target, issues);
@@ -56,15 +61,10 @@ impl ModelRoute {
             }
         }
         if let Some(conditions) = &rule.model_match {
+            let headers = format!("{path}.modelMatch.headers");
+            bounds::at_most(&headers, conditions.headers.len(), MAX_ENTRIES, issues);
             each_string_match(path, conditions, |path, expected| {
-                if let Some(pattern) = expected.effective_regex()
-                    && let Err(error) = regex::Regex::new(pattern)
-                {
-                    issues.push(FieldIssue::new(
-                        format!("{path}.regex"),
-                        format!("`{pattern}` does not compile: {}", last_line(&error.to_string())),
-                    ));
-                }
+                validate_regex(&path, expected, issues)
             });
         }
     }
@@ -161,6 +161,22 @@ fn validate_target(path: &str, target: &TargetModel, issues: &mut Vec<FieldIssue
     }
 }
 
+fn validate_regex(path: &str, expected: &StringMatch, issues: &mut Vec<FieldIssue>) {
+    let path = format!("{path}.regex");
+    bounds::chars(
+        &path,
+        expected.regex.as_deref().unwrap_or_default(),
+        MAX_REGEX_CHARS,
+        issues,
+    );
+    if let Some(pattern) = expected.effective_regex()
+        && let Err(error) = regex::Regex::new(pattern)
+    {
+        let reason = last_line(&error.to_string()).to_owned();
+        issues.push(FieldIssue::new(path, format!("`{pattern}` does not compile: {reason}")));
+    }
+}
+
 fn validate_limit(limit: &RateLimit, issues: &mut Vec<FieldIssue>) {
     for (field, tokens) in [
         ("inputTokensPerUnit", limit.input_tokens_per_unit),
@@ -178,12 +194,6 @@ fn each_string_match(path: &str, conditions: &ModelMatch, mut judge: impl FnMut(
     }
     if let Some(uri) = &conditions.uri {
         judge(format!("{path}.modelMatch.uri"), uri);
-    }
-}
-
-fn at_most(path: &str, len: usize, max: usize, issues: &mut Vec<FieldIssue>) {
-    if len > max {
-        issues.push(FieldIssue::new(path, format!("holds {len} entries: at most {max}")));
     }
 }
 

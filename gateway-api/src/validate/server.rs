@@ -1,6 +1,6 @@
 //! Judging a ModelServer.
 
-use super::labels;
+use super::{MAX_MODEL_CHARS, bounds, labels};
 use crate::{FieldIssue, ModelServer, PdGroup};
 
 impl ModelServer {
@@ -8,19 +8,18 @@ impl ModelServer {
     pub fn validate(&self) -> Vec<FieldIssue> {
         let spec = &self.spec;
         let mut issues = super::metadata(&self.metadata);
-        issues.extend(super::model_name::model_name(spec.model.as_deref()));
+        bounds::chars(
+            "spec.model",
+            spec.model.as_deref().unwrap_or_default(),
+            MAX_MODEL_CHARS,
+            &mut issues,
+        );
         let selector = &spec.workload_selector;
         labels::required("spec.workloadSelector.matchLabels", &selector.match_labels, &mut issues);
         if let Some(group) = &selector.pd_group {
             validate_pd_group(group, &mut issues);
         }
-        let port = spec.workload_port.port;
-        if !(1..=65535).contains(&port) {
-            issues.push(FieldIssue::new(
-                "spec.workloadPort.port",
-                format!("{port} is out of range: 1 to 65535"),
-            ));
-        }
+        bounds::port("spec.workloadPort.port", spec.workload_port.port, &mut issues);
         let retry = spec.traffic_policy.as_ref().and_then(|policy| policy.retry.as_ref());
         if retry.is_some_and(|retry| retry.attempts < 0) {
             issues.push(FieldIssue::new(
