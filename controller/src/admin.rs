@@ -71,7 +71,7 @@ impl Admin {
             "modelservers" => {
                 let server = |(key, object): &(ObjectKey, Arc<kthena_gateway_api::ModelServer>)| {
                     let name = key.full_name();
-                    let of_server = |target: &&ScrapeTarget| target.servers.contains(&name);
+                    let of_server = |target: &&Arc<ScrapeTarget>| target.servers.contains(&name);
                     let pods: Vec<_> = picture
                         .targets
                         .iter()
@@ -178,7 +178,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         .statuses
         .iter()
         .map(|(key, status)| {
-            let mut object = json!({"kind": key.kind, "name": key.full_name(), "status": status});
+            let mut object = json!({"kind": key.kind, "name": key.full_name(), "status": **status});
             let parts = admin.hub.acceptances(key.kind, &key.full_name());
             if let Some(first) = parts.first() {
                 let refused: Vec<_> = parts.iter().flat_map(|part| &part.refused).collect();

@@ -101,6 +101,8 @@ pub struct Watch {
     pub failures: Family<Kind, Counter>,
     /// Namespaces whose pods are watched.
     pub pod_namespaces: Gauge,
+    /// Objects left out because as many as are allowed are known.
+    pub objects_refused: Counter,
     /// Reports of watches that wait to be taken in.
     pub reports_waiting: Gauge,
     /// Batches of events that wait for the main loop.
@@ -253,6 +255,11 @@ impl Watch {
             "watched_pod_namespaces",
             "Namespaces whose pods are watched",
             self.pod_namespaces.clone(),
+        );
+        r.register(
+            "watch_objects_refused",
+            "Objects left out because the bound is reached",
+            self.objects_refused.clone(),
         );
         r.register(
             "watch_reports_waiting",

@@ -19,11 +19,11 @@ pub struct Picture {
     /// Every ExternalModelProvider, by key.
     pub providers: Vec<(ObjectKey, Arc<ExternalModelProvider>)>,
     /// Envoy's clusters.
-    pub clusters: Vec<Cluster>,
+    pub clusters: Vec<Arc<Cluster>>,
     /// The endpoints.
-    pub targets: Vec<ScrapeTarget>,
+    pub targets: Vec<Arc<ScrapeTarget>>,
     /// What is to be said of each object.
-    pub statuses: Vec<(ObjectKey, Status)>,
+    pub statuses: Vec<(ObjectKey, Arc<Status>)>,
     /// What cannot be read.
     pub problems: Vec<Problem>,
 }
@@ -36,14 +36,17 @@ impl Picture {
         Self {
             routes: index
                 .routes()
+                .iter()
                 .map(|(key, entry)| (key.clone(), Arc::clone(&entry.object)))
                 .collect(),
             servers: index
                 .servers()
+                .iter()
                 .map(|(key, entry)| (key.clone(), Arc::clone(&entry.object)))
                 .collect(),
             providers: index
                 .providers()
+                .iter()
                 .map(|(key, entry)| (key.clone(), Arc::clone(&entry.object)))
                 .collect(),
             problems: index.problems().to_vec(),

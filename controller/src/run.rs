@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
-use crate::compile::{Compiler, Output};
+use crate::compile::{Compiler, Facts, Output, Touched};
 use crate::envoy::{Files, Rollout, clusters};
 use crate::index::Index;
 use crate::metrics::{self, kind};
@@ -61,6 +61,7 @@ pub struct Parts {
 struct Loop {
     parts: Parts,
     index: Index,
+    facts: Facts,
     /// When what has changed is compiled.
     compile_at: Option<Time>,
     /// Until when the first state may wait; set by the first compilation.
@@ -79,6 +80,7 @@ pub async fn run(parts: Parts, events: &mut mpsc::Receiver<Vec<Event>>) {
     let mut state = Loop {
         parts,
         index: Index::default(),
+        facts: Facts::default(),
         compile_at: None,
         first_until: None,
         left_out: 0,
@@ -145,14 +147,19 @@ impl Loop {
 
     fn compile(&mut self) {
         let begun = std::time::Instant::now();
-        let mut facts = self.parts.table.facts();
-        let mut output = self.parts.compiler.compile(&self.index, &facts);
+        let mut touched = Touched {
+            pods: self.index.take_touched(),
+            endpoints: self.parts.table.follow(&mut self.facts),
+        };
+        let mut output = self.parts.compiler.compile(&self.index, &self.facts, &touched);
         self.parts.scraper.set_targets(&output.targets);
         // Endpoints met for the first time are pending from now on.
-        let after = self.parts.table.facts();
-        if after.pending != facts.pending {
-            facts = after;
-            output = self.parts.compiler.compile(&self.index, &facts);
+        touched = Touched {
+            pods: Vec::new(),
+            endpoints: self.parts.table.follow(&mut self.facts),
+        };
+        if !touched.endpoints.is_empty() {
+            output = self.parts.compiler.compile(&self.index, &self.facts, &touched);
         }
         self.parts.metrics.duration.observe(begun.elapsed().as_secs_f64());
         let now = self.now();
@@ -160,7 +167,7 @@ impl Loop {
             let wait = u64::try_from(self.parts.first_state_wait.as_millis()).unwrap_or(u64::MAX);
             self.first_until = Some(now.after(wait));
         }
-        self.left_out = facts.pending.len();
+        self.left_out = self.facts.pending.len();
         let resources = self.show(output, now);
         tracing::debug!(resources, pending = self.left_out, "compiled");
     }

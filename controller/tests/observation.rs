@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use engine::{Engine, metrics};
 use kthena_controller::clock::Clock;
-use kthena_controller::compile::{EndpointKey, ScrapeTarget};
+use kthena_controller::compile::{EndpointKey, Facts, ScrapeTarget};
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::{Observation, Scraper, Settings, Table};
 use kthena_gateway_api::InferenceEngine;
@@ -25,6 +25,7 @@ struct Observer {
     table: Arc<Table>,
     metrics: Metrics,
     scraper: Scraper,
+    facts: Facts,
 }
 
 fn settings() -> Settings {
@@ -47,11 +48,12 @@ fn observer(settings: Settings) -> Observer {
         table,
         metrics,
         scraper,
+        facts: Facts::default(),
     }
 }
 
-fn target(uid: &str, address: SocketAddr, https: bool) -> ScrapeTarget {
-    ScrapeTarget {
+fn target(uid: &str, address: SocketAddr, https: bool) -> Arc<ScrapeTarget> {
+    Arc::new(ScrapeTarget {
         uid: uid.into(),
         port: address.port(),
         endpoint: 0,
@@ -61,10 +63,15 @@ fn target(uid: &str, address: SocketAddr, https: bool) -> ScrapeTarget {
         engine: InferenceEngine::Vllm,
         https,
         servers: Vec::new(),
-    }
+    })
 }
 
 impl Observer {
+    fn facts(&mut self) -> Facts {
+        self.table.follow(&mut self.facts);
+        self.facts.clone()
+    }
+
     async fn until(
         &self,
         uid: &str,
@@ -95,7 +102,7 @@ async fn an_engine_is_known_after_its_first_answers_over_one_connection() {
     let engine = Engine::start().await;
     let mut observer = observer(settings());
     observer.scraper.set_targets(&[target("a", engine.address, false)]);
-    assert_eq!(observer.table.facts().pending.len(), 1);
+    assert_eq!(observer.facts().pending.len(), 1);
     let seen = observer
         .until("a", engine.address, "the first sample", |seen| {
             seen.sampled_at.is_some()
@@ -107,7 +114,7 @@ async fn an_engine_is_known_after_its_first_answers_over_one_connection() {
         (seen.fact.kv_capacity_tokens, seen.fact.incarnation),
         (Some(1600), 5000)
     );
-    assert_eq!(observer.table.facts().pending.len(), 0);
+    assert_eq!(observer.facts().pending.len(), 0);
 
     engine.answers.lock().metrics = Some(metrics(9, 5));
     observer
@@ -239,15 +246,15 @@ async fn what_is_no_target_any_more_is_forgotten_and_a_moved_one_asked_anew() {
     observer
         .until("a", one.address, "first", |seen| seen.sampled_at.is_some())
         .await;
-    moved.address = two.address;
+    Arc::make_mut(&mut moved).address = two.address;
     two.answers.lock().metrics = Some(metrics(2, 7));
     observer.scraper.set_targets(std::slice::from_ref(&moved));
-    assert_eq!(observer.table.facts().pending.len(), 1, "another server is behind it");
+    assert_eq!(observer.facts().pending.len(), 1, "another server is behind it");
     observer
         .until("a", one.address, "second", |seen| seen.fact.incarnation == 7000)
         .await;
     observer.scraper.set_targets(&[]);
-    assert_eq!(observer.table.facts(), Default::default());
+    assert_eq!(observer.facts(), Default::default());
 }
 
 #[tokio::test]

@@ -300,7 +300,7 @@ async fn what_is_observed_reaches_the_filters_with_its_age() {
         uid: "uid-1".into(),
         port: 8000,
     };
-    controller.table.retain(&[key.clone()].into());
+    controller.table.expect(&key);
     let mut seen = Observation {
         sampled_at: Some(kthena_scheduler::time::Time::default()),
         ..Observation::default()

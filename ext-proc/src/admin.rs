@@ -246,6 +246,7 @@ fn shown_pod(state: &State, endpoint: &Endpoint, servers: &[&str]) -> Value {
     let adapters = adapters.map(|(name, requests, _)| (name.into_string(), Value::from(requests)));
     let shown = json!({
         "address": endpoint.address,
+        "endpoint": format!("{:016x}", endpoint.id.0),
         "models": endpoint.models,
         "modelServers": servers,
         "metrics": {

@@ -1,7 +1,9 @@
 //! What Envoy needs to know of a ModelServer: one cluster per ModelServer and port, so that a request can never reach a
 //! pod of another model, whatever list of endpoints it carries.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// The Envoy cluster that holds the endpoints of a ModelServer. The one place where the name is made.
 pub fn cluster_name(namespace: &str, name: &str, port: u16) -> String {
@@ -15,8 +17,8 @@ pub struct Cluster {
     pub name: String,
     /// `namespace/name` of the ModelServer.
     pub server: String,
-    /// Where its pods listen, sorted.
-    pub endpoints: Vec<SocketAddr>,
+    /// Where its pods listen.
+    pub endpoints: Arc<BTreeSet<SocketAddr>>,
     /// The pods speak TLS.
     pub https: bool,
     /// Tries after the first.

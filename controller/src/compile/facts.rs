@@ -1,6 +1,7 @@
 //! What was observed of the pods and belongs in configuration: it changes rarely, unlike load.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A port of a pod, before its incarnation is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +32,7 @@ pub struct Fact {
 }
 
 /// Which start of an engine it is, of what its container and the engine itself say; 0 = neither is known.
-pub(super) fn incarnation(start: u64, fact: Option<&Fact>) -> u64 {
+pub(super) fn incarnation(start: u64, fact: Option<&Arc<Fact>>) -> u64 {
     match (start, fact.map_or(0, |fact| fact.incarnation)) {
         (0, observed) => observed,
         (start, 0) => start,
@@ -43,7 +44,7 @@ pub(super) fn incarnation(start: u64, fact: Option<&Fact>) -> u64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// By port of a pod. An entry without an endpoint is harmless.
-    pub endpoints: BTreeMap<EndpointKey, Fact>,
+    pub endpoints: BTreeMap<EndpointKey, Arc<Fact>>,
     /// Endpoints that are being asked for the first time. They are in Envoy and observed, but kept back from the filters:
     /// their incarnation is known in a moment, and would make other endpoints of them.
     pub pending: BTreeSet<EndpointKey>,

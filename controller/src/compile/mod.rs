@@ -7,7 +7,6 @@
 mod cluster;
 mod compiler;
 mod facts;
-mod last_good;
 mod output;
 mod pool;
 mod profile;
@@ -17,9 +16,10 @@ mod settings;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 pub use cluster::{Cluster, cluster_name};
-pub use compiler::Compiler;
+pub use compiler::{Compiler, Touched};
 pub use facts::{EndpointKey, Fact, Facts};
 pub use output::{CompiledResource, Output, ScrapeTarget};
 pub use profile::{InvalidConfiguration, Profiles};

@@ -1,6 +1,7 @@
 //! What a compilation gives.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kthena_gateway_api::InferenceEngine;
@@ -16,11 +17,11 @@ pub struct Output {
     /// For the filters, sorted by type and name.
     pub resources: Vec<CompiledResource>,
     /// For Envoy, sorted by name.
-    pub clusters: Vec<Cluster>,
+    pub clusters: Vec<Arc<Cluster>>,
     /// Whom to observe, sorted by pod and port; one entry a port of a pod.
-    pub targets: Vec<ScrapeTarget>,
+    pub targets: Vec<Arc<ScrapeTarget>>,
     /// What is to be said of each object, sorted by key. Pods have none.
-    pub statuses: Vec<(ObjectKey, Status)>,
+    pub statuses: Vec<(ObjectKey, Arc<Status>)>,
 }
 
 /// One resource of the state protocol, serialised.
@@ -29,7 +30,7 @@ pub struct CompiledResource {
     /// Its type.
     pub kind: ResourceType,
     /// `namespace/name`, or "default" for the global profile.
-    pub name: String,
+    pub name: Arc<str>,
     /// XXH3-64 of the body.
     pub version: u64,
     /// The protobuf message of the type.
@@ -41,7 +42,7 @@ impl CompiledResource {
         let body = Bytes::from(message.encode_to_vec());
         Self {
             kind,
-            name: name.to_owned(),
+            name: Arc::from(name),
             version: twox_hash::XxHash3_64::oneshot(&body),
             body,
         }

@@ -27,11 +27,11 @@ pub(super) struct ServerInput<'a> {
 }
 
 /// What follows from one ModelServer.
+#[derive(Debug)]
 pub(super) struct CompiledServer {
-    pub(super) name: String,
     pub(super) engine: InferenceEngine,
     pub(super) resources: Vec<CompiledResource>,
-    pub(super) cluster: Cluster,
+    pub(super) cluster: Arc<Cluster>,
     pub(super) endpoints: Vec<EndpointOf>,
     pub(super) counts: EndpointCounts,
     pub(super) unresolved: Vec<FieldIssue>,
@@ -39,6 +39,7 @@ pub(super) struct CompiledServer {
 }
 
 /// One endpoint.
+#[derive(Debug)]
 pub(super) struct EndpointOf {
     pub(super) id: u64,
     pub(super) key: EndpointKey,
@@ -66,10 +67,9 @@ pub(super) fn compile(input: &ServerInput<'_>) -> CompiledServer {
         resources.push(CompiledResource::new(ResourceType::Profile, &name, &profile));
     }
     CompiledServer {
-        name,
         engine: spec.inference_engine,
         resources,
-        cluster,
+        cluster: Arc::new(cluster),
         unresolved: pods.unresolved(input),
         counts: pods.counts,
         warnings: std::mem::take(&mut pods.warnings),
@@ -111,12 +111,10 @@ fn configuration(
             String::new()
         },
     };
-    let mut addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
-    addresses.sort_unstable();
     let cluster = Cluster {
         name: cluster,
         server: name.to_owned(),
-        endpoints: addresses,
+        endpoints: Arc::new(endpoints.iter().map(|endpoint| endpoint.address).collect()),
         https: spec.workload_port.protocol == PortProtocol::Https,
         retry_attempts: attempts,
         retry_interval_ms: interval_ms,

@@ -1,38 +1,89 @@
 //! Whom to observe.
+//!
+//! What must always hold: one target a port of a pod, even where several ModelServers select it; where they differ on the engine or on TLS, the
+//! first by name counts. Only what a change touches is made anew.
 
-use std::collections::BTreeMap;
-
-use kthena_gateway_api::InferenceEngine;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::facts::EndpointKey;
 use super::output::ScrapeTarget;
 use super::server::CompiledServer;
+use crate::source::ObjectKey;
 
-/// One target a port of a pod, even where several ModelServers select it; where they differ on the engine or on TLS, the
-/// first by name counts.
-pub(super) fn merge(servers: &[CompiledServer]) -> Vec<ScrapeTarget> {
-    let mut ordered: Vec<_> = servers.iter().collect();
-    ordered.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut targets: BTreeMap<&EndpointKey, ScrapeTarget> = BTreeMap::new();
-    for server in ordered {
-        let engine: InferenceEngine = server.engine;
-        for endpoint in &server.endpoints {
-            targets
-                .entry(&endpoint.key)
-                .or_insert_with(|| ScrapeTarget {
-                    uid: endpoint.key.uid.clone(),
-                    port: endpoint.key.port,
-                    endpoint: endpoint.id,
-                    address: endpoint.address,
-                    start: endpoint.start,
-                    pod: endpoint.pod.clone(),
-                    engine,
-                    https: server.cluster.https,
-                    servers: Vec::new(),
-                })
-                .servers
-                .push(server.name.clone());
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    by_endpoint: BTreeMap<EndpointKey, BTreeSet<ObjectKey>>,
+    targets: BTreeMap<EndpointKey, Arc<ScrapeTarget>>,
+}
+
+impl Targets {
+    /// The ModelServers that an endpoint belongs to.
+    pub(super) fn servers(&self, endpoint: &EndpointKey) -> impl Iterator<Item = &ObjectKey> {
+        self.by_endpoint.get(endpoint).into_iter().flatten()
+    }
+
+    /// A ModelServer has these endpoints. Returns those that [`Targets::settle`] must look at.
+    pub(super) fn insert(&mut self, key: &ObjectKey, server: &CompiledServer) -> Vec<EndpointKey> {
+        let endpoints: Vec<_> = server.endpoints.iter().map(|endpoint| endpoint.key.clone()).collect();
+        for endpoint in &endpoints {
+            self.by_endpoint
+                .entry(endpoint.clone())
+                .or_default()
+                .insert(key.clone());
+        }
+        endpoints
+    }
+
+    /// A ModelServer has these endpoints no more. Returns those that [`Targets::settle`] must look at.
+    pub(super) fn remove(&mut self, key: &ObjectKey, server: &CompiledServer) -> Vec<EndpointKey> {
+        let endpoints: Vec<_> = server.endpoints.iter().map(|endpoint| endpoint.key.clone()).collect();
+        for endpoint in &endpoints {
+            if let Some(servers) = self.by_endpoint.get_mut(endpoint) {
+                servers.remove(key);
+                if servers.is_empty() {
+                    self.by_endpoint.remove(endpoint);
+                }
+            }
+        }
+        endpoints
+    }
+
+    /// Makes the targets of these endpoints anew.
+    pub(super) fn settle(&mut self, endpoints: &BTreeSet<EndpointKey>, compiled: &BTreeMap<ObjectKey, CompiledServer>) {
+        for endpoint in endpoints {
+            match self.target(endpoint, compiled) {
+                None => {
+                    self.targets.remove(endpoint);
+                }
+                Some(target) => {
+                    if self.targets.get(endpoint).is_none_or(|old| **old != target) {
+                        self.targets.insert(endpoint.clone(), Arc::new(target));
+                    }
+                }
+            }
         }
     }
-    targets.into_values().collect()
+
+    /// All, by endpoint.
+    pub(super) fn all(&self) -> Vec<Arc<ScrapeTarget>> {
+        self.targets.values().cloned().collect()
+    }
+
+    fn target(&self, endpoint: &EndpointKey, compiled: &BTreeMap<ObjectKey, CompiledServer>) -> Option<ScrapeTarget> {
+        let servers = self.by_endpoint.get(endpoint)?;
+        let first = compiled.get(servers.first()?)?;
+        let found = first.endpoints.iter().find(|found| found.key == *endpoint)?;
+        Some(ScrapeTarget {
+            uid: endpoint.uid.clone(),
+            port: endpoint.port,
+            endpoint: found.id,
+            address: found.address,
+            start: found.start,
+            pod: found.pod.clone(),
+            engine: first.engine,
+            https: first.cluster.https,
+            servers: servers.iter().map(ObjectKey::full_name).collect(),
+        })
+    }
 }

@@ -20,11 +20,11 @@ fn index(objects: impl IntoIterator<Item = Object>) -> Index {
 }
 
 fn compile(index: &Index) -> Output {
-    Compiler::new(Settings::default()).compile(index, &Facts::default())
+    Compiler::new(Settings::default()).compile(index, &Facts::default(), &Touched::default())
 }
 
 fn body<M: Message + Default>(output: &Output, kind: ResourceType, name: &str) -> Option<M> {
-    let resource = output.resources.iter().find(|r| r.kind == kind && r.name == name)?;
+    let resource = output.resources.iter().find(|r| r.kind == kind && &*r.name == name)?;
     Some(M::decode(&*resource.body).unwrap())
 }
 
@@ -66,10 +66,10 @@ fn a_route_a_server_and_its_pods_become_resources_a_cluster_and_targets() {
         models: vec!["meta/llama".into(), "adapter".into()],
         kv_capacity_tokens: Some(1000),
     };
-    facts.endpoints.insert(key.clone(), fact);
-    let output = Compiler::new(Settings::default()).compile(&index, &facts);
+    facts.endpoints.insert(key.clone(), fact.into());
+    let output = Compiler::new(Settings::default()).compile(&index, &facts, &Touched::default());
 
-    let kinds: Vec<_> = output.resources.iter().map(|r| (r.kind, r.name.as_str())).collect();
+    let kinds: Vec<_> = output.resources.iter().map(|r| (r.kind, &*r.name)).collect();
     assert_eq!(
         kinds,
         [
@@ -151,7 +151,7 @@ fn the_identity_of_an_endpoint_is_the_hash_that_the_protocol_names() {
 fn a_bad_version_leaves_the_last_good_one_in_force() {
     let mut compiler = Compiler::new(Settings::default());
     let mut index = index([server("m", "m"), pod("a", "m", "10.0.0.1")]);
-    let before = compiler.compile(&index, &Facts::default());
+    let before = compiler.compile(&index, &Facts::default(), &Touched::default());
     index.apply(apply(server_with("m", "m", |spec| {
         spec["workloadPort"]["port"] = json!(0)
     })));
@@ -160,7 +160,7 @@ fn a_bad_version_leaves_the_last_good_one_in_force() {
     })));
     // Pods still come and go under the old version.
     index.apply(apply(pod("b", "m", "10.0.0.2")));
-    let after = compiler.compile(&index, &Facts::default());
+    let after = compiler.compile(&index, &Facts::default(), &Touched::default());
     assert_eq!(
         body::<proto::ModelServer>(&before, ResourceType::Server, "default/m"),
         body::<proto::ModelServer>(&after, ResourceType::Server, "default/m"),
@@ -170,10 +170,10 @@ fn a_bad_version_leaves_the_last_good_one_in_force() {
     assert!(!old.accepted && old.serving && old.errors[0].path == "spec.workloadPort.port");
     let new = status(&after, Kind::ModelServer, "new");
     assert!(!new.accepted && !new.serving);
-    assert!(!after.resources.iter().any(|r| r.name == "default/new"));
+    assert!(!after.resources.iter().any(|r| &*r.name == "default/new"));
 
     index.apply(Event::Delete(ObjectKey::new(Kind::ModelServer, "default", "m")));
-    let gone = compiler.compile(&index, &Facts::default());
+    let gone = compiler.compile(&index, &Facts::default(), &Touched::default());
     assert!(gone.clusters.is_empty());
 }
 
@@ -273,7 +273,7 @@ fn with_a_pd_group_the_decode_pods_serve() {
         pod_with("d", json!({"app": "m", "g": "1", "role": "d"}), "10.0.0.2"),
         pod_with("loose", json!({"app": "m", "g": "", "role": "d"}), "10.0.0.3"),
     ]));
-    assert_eq!(output.clusters[0].endpoints, ["10.0.0.2:8000".parse().unwrap()]);
+    assert_eq!(*output.clusters[0].endpoints, ["10.0.0.2:8000".parse().unwrap()].into());
 }
 
 #[test]
@@ -290,13 +290,44 @@ fn a_pools_endpoints_are_its_ready_pods_at_each_of_its_ports() {
     let of_pool = output
         .resources
         .iter()
-        .find(|resource| resource.name == "inference-pool/default/p")
+        .find(|resource| &*resource.name == "inference-pool/default/p")
         .unwrap();
     let endpoints = proto::Endpoints::decode(of_pool.body.clone()).unwrap().endpoints;
     let mut addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
     addresses.sort_unstable();
     assert_eq!(addresses, ["10.0.0.1:8000", "10.0.0.1:8001"]);
     assert!(output.clusters.is_empty() && output.targets.is_empty());
+}
+
+/// A change of what is known of an endpoint: its pod's name, and what is known, or that it is being asked, or that nothing is.
+fn fact() -> impl Strategy<Value = (String, Option<Option<u64>>)> {
+    (
+        select(vec!["a", "b", "c"]),
+        proptest::option::of(proptest::option::of(1..3u64)),
+    )
+        .prop_map(|(pod, known)| (format!("default/{pod}"), known))
+}
+
+fn learn(facts: &mut Facts, touched: &mut Touched, (uid, known): (String, Option<Option<u64>>)) {
+    for port in [8000, 9000] {
+        let key = EndpointKey { uid: uid.clone(), port };
+        facts.pending.remove(&key);
+        facts.endpoints.remove(&key);
+        match known {
+            Some(Some(incarnation)) => {
+                let fact = Fact {
+                    incarnation,
+                    ..Fact::default()
+                };
+                facts.endpoints.insert(key.clone(), fact.into());
+            }
+            Some(None) => {
+                facts.pending.insert(key.clone());
+            }
+            None => {}
+        }
+        touched.endpoints.push(key);
+    }
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -312,12 +343,46 @@ fn event() -> impl Strategy<Value = Event> {
         (name.clone(), app.clone(), 1..4u8).prop_map(|(name, app, ip)| apply(pod(name, app, &format!("10.0.0.{ip}")))),
         (name.clone(), app.clone(), name.clone())
             .prop_map(|(name, model, target)| apply(route(name, json!({"modelName": model, "rules": to(target)})))),
-        (select(vec![Kind::ModelRoute, Kind::ModelServer, Kind::Pod]), name)
+        (name.clone(), app.clone()).prop_map(|(name, app)| apply(crate::source::fixtures::pool(name, app, &[8000]))),
+        (
+            select(vec![
+                Kind::ModelRoute,
+                Kind::ModelServer,
+                Kind::InferencePool,
+                Kind::Pod
+            ]),
+            name
+        )
             .prop_map(|(kind, name)| Event::Delete(ObjectKey::new(kind, "default", name))),
     ]
 }
 
 proptest! {
+    #[test]
+    fn what_is_remembered_makes_no_difference(
+        steps in proptest::collection::vec((proptest::collection::vec(event(), 0..3), proptest::option::of(fact())), 1..30),
+    ) {
+        let mut index = Index::default();
+        let mut facts = Facts::default();
+        let mut remembers = Compiler::new(Settings::default());
+        let mut forgets = Compiler::new(Settings::default());
+        for (events, fact) in steps {
+            let mut touched = Touched::default();
+            for event in events {
+                index.apply(event);
+            }
+            if let Some(fact) = fact {
+                learn(&mut facts, &mut touched, fact);
+            }
+            touched.pods = index.take_touched();
+            forgets.forget_all();
+            prop_assert_eq!(
+                remembers.compile(&index, &facts, &touched),
+                forgets.compile(&index, &facts, &touched)
+            );
+        }
+    }
+
     #[test]
     fn the_same_objects_give_the_same_bytes_whatever_the_order(
         events in proptest::collection::vec(event(), 0..30),

@@ -24,6 +24,10 @@ pub(super) struct Kubernetes {
     #[arg(long, env = "KTHENA_NAMESPACES", value_name = "NAMES", value_delimiter = ',')]
     pub(super) namespaces: Vec<String>,
 
+    /// Objects taken in, of all kinds together: more are left out.
+    #[arg(long, env = "KTHENA_WATCH_MAX_OBJECTS", default_value_t = 200_000)]
+    pub(super) watch_max_objects: usize,
+
     /// Objects in one page of a list.
     #[arg(long, env = "KTHENA_WATCH_PAGE", default_value_t = 500)]
     pub(super) watch_page: u32,
@@ -48,6 +52,7 @@ impl Kubernetes {
     pub(super) fn settings(&self) -> kubernetes::Settings {
         kubernetes::Settings {
             namespaces: self.namespaces.clone(),
+            max_objects: self.watch_max_objects,
             page: self.watch_page,
             retry: (self.watch_retry, self.watch_retry_max.max(self.watch_retry)),
         }

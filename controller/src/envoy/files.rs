@@ -15,6 +15,8 @@ pub struct Files {
     folder: PathBuf,
     /// What each file holds, as far as it was written or read by us.
     content: BTreeMap<PathBuf, Vec<u8>>,
+    /// What they say together; `None` = not known: a write failed, or there was none yet.
+    said: Option<Clusters>,
 }
 
 // === impl Files ===
@@ -31,6 +33,7 @@ impl Files {
         Ok(Self {
             folder,
             content: BTreeMap::new(),
+            said: None,
         })
     }
 
@@ -39,14 +42,35 @@ impl Files {
     /// # Errors
     /// A file cannot be written; those before it have been.
     pub fn write(&mut self, clusters: &Clusters) -> io::Result<usize> {
-        let endpoints = self.folder.join("eds");
+        let said = self.said.take();
+        let written = match &said {
+            Some(said) if same_list(said, clusters) => self.write_members(clusters, Some(said))?,
+            _ => self.write_all(clusters)?,
+        };
+        self.said = Some(clusters.clone());
+        Ok(written)
+    }
+
+    /// The endpoint files whose content differs from what is said.
+    fn write_members(&mut self, clusters: &Clusters, said: Option<&Clusters>) -> io::Result<usize> {
         let mut written = 0;
-        let mut named = BTreeSet::new();
         for (name, members) in clusters {
-            let path = endpoints.join(json::file_name(name));
+            if said.and_then(|said| said.get(name)) == Some(members) {
+                continue;
+            }
+            let path = self.folder.join("eds").join(json::file_name(name));
             written += usize::from(self.replace(&path, json::endpoint_list(name, members))?);
-            named.insert(path);
         }
+        Ok(written)
+    }
+
+    fn write_all(&mut self, clusters: &Clusters) -> io::Result<usize> {
+        let endpoints = self.folder.join("eds");
+        let mut written = self.write_members(clusters, None)?;
+        let named: BTreeSet<_> = clusters
+            .keys()
+            .map(|name| endpoints.join(json::file_name(name)))
+            .collect();
         let list = json::cluster_list(clusters.iter(), &self.folder);
         written += usize::from(self.replace(&self.folder.join("cds.json"), list)?);
         for entry in std::fs::read_dir(&endpoints)? {
@@ -76,6 +100,15 @@ impl Files {
     }
 }
 
+/// Whether the list of clusters is the same: who is in it, not where their endpoints are.
+fn same_list(one: &Clusters, other: &Clusters) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|((name, members), (other, theirs))| name == other && members.https == theirs.https)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::rollout::Endpoints;
@@ -84,7 +117,7 @@ mod tests {
     fn clusters(names: &[(&str, &[&str])]) -> Clusters {
         let members = |addresses: &[&str]| Endpoints {
             https: false,
-            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            addresses: std::sync::Arc::new(addresses.iter().map(|address| address.parse().unwrap()).collect()),
         };
         names
             .iter()

@@ -153,7 +153,7 @@ mod tests {
         let addresses = [2, 3].map(|host| SocketAddr::from(([127, 0, 0, host], port)));
         Endpoints {
             https,
-            addresses: addresses.into(),
+            addresses: std::sync::Arc::new(addresses.into()),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use kthena_scheduler::time::Time;
 
@@ -17,7 +18,7 @@ pub struct Endpoints {
     /// They speak TLS.
     pub https: bool,
     /// Where they listen.
-    pub addresses: BTreeSet<SocketAddr>,
+    pub addresses: Arc<BTreeSet<SocketAddr>>,
 }
 
 /// Clusters by name.
@@ -59,17 +60,22 @@ struct Leaving {
 }
 
 /// The compiler's clusters in Envoy's terms.
-pub fn clusters(compiled: &[Cluster]) -> Clusters {
+pub fn clusters(compiled: &[Arc<Cluster>]) -> Clusters {
     compiled
         .iter()
         .map(|cluster| {
             let endpoints = Endpoints {
                 https: cluster.https,
-                addresses: cluster.endpoints.iter().copied().collect(),
+                addresses: Arc::clone(&cluster.endpoints),
             };
             (cluster.name.clone(), endpoints)
         })
         .collect()
+}
+
+/// Whether `all` holds everything of `part`. Mostly they are the same, and nobody has to look.
+fn is_subset(part: &Arc<BTreeSet<SocketAddr>>, all: &Arc<BTreeSet<SocketAddr>>) -> bool {
+    Arc::ptr_eq(part, all) || part.is_subset(all)
 }
 
 // === impl Rollout ===
@@ -96,9 +102,9 @@ impl<T> Rollout<T> {
         self.version += 1;
         let known = self.files();
         let news = clusters.iter().any(|(name, endpoints)| {
-            known
-                .get(name)
-                .is_none_or(|known| known.https != endpoints.https || !endpoints.addresses.is_subset(&known.addresses))
+            known.get(name).is_none_or(|known| {
+                known.https != endpoints.https || !is_subset(&endpoints.addresses, &known.addresses)
+            })
         });
         let from = if news { now.after(self.settings.lag_ms) } else { now };
         // Later content never overtakes earlier, whose endpoints it may still name.
@@ -118,9 +124,17 @@ impl<T> Rollout<T> {
         // The newest has the last word on what is no set.
         for clusters in leaving.chain([&self.in_force]).chain(waiting) {
             for (name, endpoints) in clusters {
-                let known = union.entry(name.clone()).or_default();
-                known.https = endpoints.https;
-                known.addresses.extend(&endpoints.addresses);
+                match union.get_mut(name) {
+                    Some(known) => {
+                        known.https = endpoints.https;
+                        if !is_subset(&endpoints.addresses, &known.addresses) {
+                            Arc::make_mut(&mut known.addresses).extend(endpoints.addresses.iter());
+                        }
+                    }
+                    None => {
+                        union.insert(name.clone(), endpoints.clone());
+                    }
+                }
             }
         }
         union
@@ -140,8 +154,9 @@ impl<T> Rollout<T> {
         let mut left = Clusters::new();
         for (name, mut endpoints) in before {
             match self.in_force.get(&name) {
+                Some(kept) if is_subset(&endpoints.addresses, &kept.addresses) => {}
                 Some(kept) => {
-                    endpoints.addresses.retain(|address| !kept.addresses.contains(address));
+                    Arc::make_mut(&mut endpoints.addresses).retain(|address| !kept.addresses.contains(address));
                     if !endpoints.addresses.is_empty() {
                         left.insert(name, endpoints);
                     }
@@ -199,10 +214,8 @@ mod tests {
     }
 
     fn set(ports: &[u16]) -> Clusters {
-        let addresses = ports
-            .iter()
-            .map(|port| SocketAddr::from(([10, 0, 0, 1], *port)))
-            .collect();
+        let addresses = ports.iter().map(|port| SocketAddr::from(([10, 0, 0, 1], *port)));
+        let addresses = Arc::new(addresses.collect());
         Clusters::from([(
             "c".to_string(),
             Endpoints {
@@ -276,7 +289,7 @@ mod tests {
                     1 => { rollout.settle(|g| g < generation, now); }
                     _ => if let Some(((), clusters)) = rollout.due(now) {
                         generation += 1;
-                        for address in &clusters["c"].addresses {
+                        for address in clusters["c"].addresses.iter() {
                             prop_assert!(now.since(since[address]) >= SETTINGS.lag_ms);
                         }
                         rollout.published(clusters, generation, now);
@@ -285,7 +298,7 @@ mod tests {
                 let files = rollout.files();
                 let addresses = files.get("c").map(|c| c.addresses.clone()).unwrap_or_default();
                 since.retain(|address, _| addresses.contains(address));
-                for address in &addresses {
+                for address in addresses.iter() {
                     since.entry(*address).or_insert(now);
                 }
                 for (name, endpoints) in &rollout.in_force {

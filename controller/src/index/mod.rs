@@ -33,6 +33,7 @@ pub struct Index {
     providers: BTreeMap<ObjectKey, Entry<ExternalModelProvider>>,
     pools: BTreeMap<ObjectKey, Entry<InferencePool>>,
     pods: Pods,
+    touched: Vec<Arc<PodView>>,
     problems: Vec<Problem>,
     synced: bool,
 }
@@ -66,7 +67,7 @@ impl Index {
             Object::InferencePool(object) => {
                 self.pools.insert(key, Entry { object, origin });
             }
-            Object::Pod(pod) => self.pods.insert(PodView::new(&key, &pod)),
+            Object::Pod(pod) => self.pods.insert(PodView::new(&key, &pod), &mut self.touched),
         }
     }
 
@@ -84,8 +85,13 @@ impl Index {
             Kind::InferencePool => {
                 self.pools.remove(key);
             }
-            Kind::Pod => self.pods.remove(&key.namespace, &key.name),
+            Kind::Pod => self.touched.extend(self.pods.remove(&key.namespace, &key.name)),
         }
+    }
+
+    /// The pods that changed since the last call: as they were, and as they are.
+    pub fn take_touched(&mut self) -> Vec<Arc<PodView>> {
+        std::mem::take(&mut self.touched)
     }
 
     /// Whether everything that existed at the start is in: what is compiled before is not the whole picture.
@@ -99,8 +105,8 @@ impl Index {
     }
 
     /// Every ModelRoute, by key.
-    pub fn routes(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<ModelRoute>)> {
-        self.routes.iter()
+    pub fn routes(&self) -> &BTreeMap<ObjectKey, Entry<ModelRoute>> {
+        &self.routes
     }
 
     /// One ModelRoute.
@@ -109,18 +115,18 @@ impl Index {
     }
 
     /// Every ModelServer, by key.
-    pub fn servers(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<ModelServer>)> {
-        self.servers.iter()
+    pub fn servers(&self) -> &BTreeMap<ObjectKey, Entry<ModelServer>> {
+        &self.servers
     }
 
     /// Every ExternalModelProvider, by key.
-    pub fn providers(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<ExternalModelProvider>)> {
-        self.providers.iter()
+    pub fn providers(&self) -> &BTreeMap<ObjectKey, Entry<ExternalModelProvider>> {
+        &self.providers
     }
 
     /// Every InferencePool, by key.
-    pub fn pools(&self) -> impl Iterator<Item = (&ObjectKey, &Entry<InferencePool>)> {
-        self.pools.iter()
+    pub fn pools(&self) -> &BTreeMap<ObjectKey, Entry<InferencePool>> {
+        &self.pools
     }
 
     /// Whether there is a ModelServer of this name, good or bad.
@@ -162,7 +168,7 @@ mod tests {
         let mut index = Index::default();
         index.apply(apply(server("a", "app")));
         index.apply(apply(server("a", "other")));
-        let (key, entry) = index.servers().next().unwrap();
+        let (key, entry) = index.servers().iter().next().unwrap();
         assert_eq!(entry.object.spec.workload_selector.match_labels["app"], "other");
         let key = key.clone();
         assert!(index.has_server("default", "a") && !index.has_provider("default", "a"));

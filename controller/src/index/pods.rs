@@ -19,8 +19,16 @@ struct Namespace {
 }
 
 impl Pods {
-    pub(super) fn insert(&mut self, pod: PodView) {
-        self.remove(&pod.namespace, &pod.name);
+    /// Takes a pod in; what it replaces and what it is go to `touched`, unless they are equal.
+    pub(super) fn insert(&mut self, pod: PodView, touched: &mut Vec<Arc<PodView>>) {
+        let namespace = self.namespaces.get(&pod.namespace);
+        let before = namespace.and_then(|pods| pods.by_name.get(&pod.name));
+        if before.is_some_and(|before| **before == pod) {
+            return;
+        }
+        touched.extend(self.remove(&pod.namespace, &pod.name));
+        let pod = Arc::new(pod);
+        touched.push(Arc::clone(&pod));
         let namespace = self.namespaces.entry(pod.namespace.clone()).or_default();
         for (key, value) in &pod.labels {
             namespace
@@ -31,16 +39,13 @@ impl Pods {
                 .or_default()
                 .insert(pod.name.clone());
         }
-        namespace.by_name.insert(pod.name.clone(), Arc::new(pod));
+        namespace.by_name.insert(pod.name.clone(), pod);
     }
 
-    pub(super) fn remove(&mut self, namespace: &str, name: &str) {
-        let Some(pods) = self.namespaces.get_mut(namespace) else {
-            return;
-        };
-        let Some(pod) = pods.by_name.remove(name) else {
-            return;
-        };
+    /// Drops a pod and returns what it was.
+    pub(super) fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<PodView>> {
+        let pods = self.namespaces.get_mut(namespace)?;
+        let pod = pods.by_name.remove(name)?;
         for (key, value) in &pod.labels {
             let Some(values) = pods.by_label.get_mut(key) else {
                 continue;
@@ -58,6 +63,7 @@ impl Pods {
         if pods.by_name.is_empty() {
             self.namespaces.remove(namespace);
         }
+        Some(pod)
     }
 
     pub(super) fn select(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<&Arc<PodView>> {
@@ -102,9 +108,11 @@ mod tests {
     #[test]
     fn labels_that_no_pod_has_any_more_are_forgotten() {
         let mut pods = Pods::default();
-        pods.insert(pod("a", "m"));
-        pods.insert(pod("b", "x"));
-        pods.insert(pod("a", "n"));
+        let mut touched = Vec::new();
+        for pod in [pod("a", "m"), pod("b", "x"), pod("a", "n"), pod("a", "n")] {
+            pods.insert(pod, &mut touched);
+        }
+        assert_eq!(touched.len(), 4, "a as it was and as it is, once");
         let values: Vec<_> = pods.namespaces["default"].by_label["app"].keys().collect();
         assert_eq!(values, ["n", "x"]);
         pods.remove("default", "a");

@@ -6,7 +6,7 @@
 //! more rarely, at once when the engine has restarted, and `/health` at every scrape where there are no metrics or where
 //! it failed last.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Scraper {
     shared: Arc<Shared>,
+    /// As they were set last.
+    targets: Vec<Arc<ScrapeTarget>>,
     tasks: BTreeMap<EndpointKey, Task>,
 }
 
@@ -101,13 +103,14 @@ impl Scraper {
         };
         Ok(Self {
             shared: Arc::new(shared),
+            targets: Vec::new(),
             tasks: BTreeMap::new(),
         })
     }
 
-    /// Observes exactly these from now on; new ones at once. Beyond the bound, the last of them are left out: they are
-    /// served, but nothing is known of their load.
-    pub fn set_targets(&mut self, targets: &[ScrapeTarget]) {
+    /// Observes exactly these from now on, which come sorted by pod and port; new ones at once. Beyond the bound, the last of them are
+    /// left out: they are served, but nothing is known of their load. What has not changed is not looked at.
+    pub fn set_targets(&mut self, targets: &[Arc<ScrapeTarget>]) {
         let allowed = &targets[..targets.len().min(self.shared.settings.max_targets)];
         let refused = targets.len() - allowed.len();
         if refused > 0 {
@@ -119,29 +122,47 @@ impl Scraper {
         self.shared.metrics.targets.set(allowed.len() as i64);
         self.shared.metrics.targets_refused.set(refused as i64);
 
-        let keys: HashSet<_> = allowed.iter().map(key).collect();
-        self.tasks.retain(|key, _| keys.contains(key));
-        self.shared.table.retain(&keys);
+        let before = std::mem::replace(&mut self.targets, allowed.to_vec());
+        let mut old = before.iter().peekable();
         for target in allowed {
-            let key = key(target);
-            let same = |task: &Task| {
-                (task.address, task.start, task.engine, task.https)
-                    == (target.address, target.start, target.engine, target.https)
-            };
-            if self.tasks.get(&key).is_some_and(same) {
-                continue;
+            while let Some(gone) = old.next_if(|old| place(old) < place(target)) {
+                self.end(&key(gone));
             }
-            self.tasks.remove(&key);
-            self.shared.table.forget(&key);
-            let task = Task {
-                address: target.address,
-                start: target.start,
-                engine: target.engine,
-                https: target.https,
-                handle: tokio::spawn(observe(Arc::clone(&self.shared), key.clone(), target.clone())),
-            };
-            self.tasks.insert(key, task);
+            match old.next_if(|old| place(old) == place(target)) {
+                Some(same) if Arc::ptr_eq(same, target) => {}
+                _ => self.begin(target),
+            }
         }
+        for gone in old {
+            self.end(&key(gone));
+        }
+    }
+
+    fn end(&mut self, key: &EndpointKey) {
+        self.tasks.remove(key);
+        self.shared.table.drop_row(key);
+    }
+
+    /// Begins to observe, unless the same server is observed already.
+    fn begin(&mut self, target: &Arc<ScrapeTarget>) {
+        let key = key(target);
+        let same = |task: &Task| {
+            (task.address, task.start, task.engine, task.https)
+                == (target.address, target.start, target.engine, target.https)
+        };
+        if self.tasks.get(&key).is_some_and(same) {
+            return;
+        }
+        self.tasks.remove(&key);
+        self.shared.table.expect(&key);
+        let task = Task {
+            address: target.address,
+            start: target.start,
+            engine: target.engine,
+            https: target.https,
+            handle: tokio::spawn(observe(Arc::clone(&self.shared), key.clone(), Arc::clone(target))),
+        };
+        self.tasks.insert(key, task);
     }
 }
 
@@ -151,6 +172,11 @@ impl std::fmt::Debug for Shared {
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
+}
+
+/// The order of targets.
+fn place(target: &ScrapeTarget) -> (&str, u16) {
+    (&target.uid, target.port)
 }
 
 fn key(target: &ScrapeTarget) -> EndpointKey {
@@ -173,7 +199,7 @@ struct Endpoint {
     body: Vec<u8>,
 }
 
-async fn observe(shared: Arc<Shared>, key: EndpointKey, target: ScrapeTarget) {
+async fn observe(shared: Arc<Shared>, key: EndpointKey, target: Arc<ScrapeTarget>) {
     let settings = shared.settings;
     let engine = match target.engine {
         InferenceEngine::Vllm => Engine::Vllm,

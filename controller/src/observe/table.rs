@@ -3,7 +3,7 @@
 //! One writer per row (the endpoint's probe), two readers: compile, which cares for what makes an endpoint another one
 //! (incarnation, models, capacity), and publish, which cares for its load. Each is told of its own changes only.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kthena_scheduler::load::{Latency, Sample};
@@ -43,6 +43,8 @@ struct Rows {
     by_key: BTreeMap<EndpointKey, Option<Observation>>,
     /// Rows whose load changed since publish last asked; true = urgent (it went down or came up).
     changed: HashMap<EndpointKey, bool>,
+    /// Rows whose facts changed since compile last asked.
+    touched: BTreeSet<EndpointKey>,
 }
 
 // === impl Table ===
@@ -59,20 +61,27 @@ impl Table {
         self.facts_changed.notified().await;
     }
 
-    /// The facts, and which targets' first scrape has not ended.
-    pub fn facts(&self) -> Facts {
-        let mut facts = Facts::default();
-        for (key, row) in &self.rows.lock().by_key {
-            match row {
-                Some(row) => {
-                    facts.endpoints.insert(key.clone(), Fact::clone(&row.fact));
+    /// Brings `facts` (what is known, and which targets' first scrape has not ended) from where the last call left them to now. Returns
+    /// of which endpoints something else is known. One reader may do so.
+    pub fn follow(&self, facts: &mut Facts) -> Vec<EndpointKey> {
+        let mut rows = self.rows.lock();
+        let touched = std::mem::take(&mut rows.touched);
+        for key in &touched {
+            facts.pending.remove(key);
+            match rows.by_key.get(key) {
+                Some(Some(row)) => {
+                    facts.endpoints.insert(key.clone(), Arc::clone(&row.fact));
+                }
+                Some(None) => {
+                    facts.endpoints.remove(key);
+                    facts.pending.insert(key.clone());
                 }
                 None => {
-                    facts.pending.insert(key.clone());
+                    facts.endpoints.remove(key);
                 }
             }
         }
-        facts
+        touched.into_iter().collect()
     }
 
     /// What is known of an endpoint; `None` = no target, or its first scrape has not ended.
@@ -91,21 +100,19 @@ impl Table {
         std::mem::take(&mut self.rows.lock().changed)
     }
 
-    /// Sets which rows there are: new ones are pending, others are kept or dropped.
-    pub fn retain(&self, keys: &HashSet<EndpointKey>) {
+    /// A row is pending from now on: it is new, or another server is behind it now.
+    pub fn expect(&self, key: &EndpointKey) {
         let mut rows = self.rows.lock();
-        rows.by_key.retain(|key, _| keys.contains(key));
-        rows.changed.retain(|key, _| keys.contains(key));
-        for key in keys {
-            rows.by_key.entry(key.clone()).or_default();
-        }
+        rows.by_key.insert(key.clone(), None);
+        rows.touched.insert(key.clone());
     }
 
-    /// Makes a row pending again: another server is behind it now.
-    pub(super) fn forget(&self, key: &EndpointKey) {
-        if let Some(row) = self.rows.lock().by_key.get_mut(key) {
-            *row = None;
-        }
+    /// A row is no target any more.
+    pub fn drop_row(&self, key: &EndpointKey) {
+        let mut rows = self.rows.lock();
+        rows.by_key.remove(key);
+        rows.changed.remove(key);
+        rows.touched.insert(key.clone());
     }
 
     /// Stores what a probe knows now. A row that is no target any more stays away.
@@ -120,6 +127,9 @@ impl Table {
         *row = Some(observation);
         if changed {
             *rows.changed.entry(key.clone()).or_default() |= urgent;
+        }
+        if facts {
+            rows.touched.insert(key.clone());
         }
         drop(rows);
         if facts {
@@ -142,11 +152,14 @@ mod tests {
     #[tokio::test]
     async fn compile_hears_of_facts_and_publish_of_load() {
         let table = Table::new();
-        table.retain(&HashSet::from([key()]));
-        assert!(table.facts().pending.contains(&key()));
+        let mut facts = Facts::default();
+        table.expect(&key());
+        assert_eq!(table.follow(&mut facts), [key()]);
+        assert!(facts.pending.contains(&key()));
         table.store(&key(), Observation::default());
         assert!(table.take_changed()[&key()], "the first is urgent");
-        assert_eq!(table.facts().pending.len(), 0);
+        assert_eq!(table.follow(&mut facts), [key()]);
+        assert_eq!(facts.pending.len(), 0);
         table.facts_changed().await;
 
         let mut next = Observation {
@@ -165,7 +178,12 @@ mod tests {
         next.fact = Arc::new(fact.clone());
         table.store(&key(), next);
         table.facts_changed().await;
-        assert_eq!(table.facts().endpoints[&key()], fact);
+        assert_eq!(table.follow(&mut facts), [key()]);
+        assert_eq!(*facts.endpoints[&key()], fact);
+        assert!(table.follow(&mut facts).is_empty(), "told once");
+        table.drop_row(&key());
+        assert_eq!(table.follow(&mut facts), [key()]);
+        assert_eq!(facts, Facts::default());
     }
 
     #[test]

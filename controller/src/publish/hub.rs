@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 
+use super::changes::Changes;
 use super::load::Loads;
 use super::merge::{Bounds, Merge, SubscriberId};
 use super::placements::Ring;
@@ -72,6 +73,8 @@ pub(super) struct Inner {
     pub(super) next_subscriber: SubscriberId,
     /// When the last configurations were set, by generation.
     made: VecDeque<(u64, Time)>,
+    /// What the last configurations changed.
+    pub(super) changes: Changes,
 }
 
 /// Configurations whose time is remembered, to tell how long filters take for them.
@@ -102,6 +105,7 @@ impl Hub {
                 subscribers: BTreeMap::new(),
                 next_subscriber: 1,
                 made: VecDeque::new(),
+                changes: Changes::default(),
             }),
         })
     }
@@ -109,10 +113,10 @@ impl Hub {
     /// Replaces the configuration (all types but load, which is made here). Returns its generation, which stays the same
     /// when nothing changed.
     pub fn set_config(&self, resources: Vec<Resource>) -> u64 {
-        let resources: BTreeMap<_, _> = resources.into_iter().map(|r| (r.key.clone(), r)).collect();
         let mut inner = self.inner.lock();
+        let changed = inner.take_in(resources);
         if let Some(generation) = inner.generation
-            && inner.resources == resources
+            && changed.is_empty()
         {
             return generation;
         }
@@ -122,13 +126,13 @@ impl Hub {
         if inner.made.len() > REMEMBERED {
             inner.made.pop_front();
         }
-        let old = std::mem::replace(&mut inner.resources, resources);
-        for key in old.keys().filter(|key| key.kind == ResourceType::Server) {
+        for key in changed.iter().filter(|key| key.kind == ResourceType::Server) {
             if !inner.resources.contains_key(key) {
                 self.metrics.waiting.remove(&server_label(key));
             }
         }
-        inner.follow_endpoints(&old);
+        inner.follow_endpoints(&changed);
+        inner.changes.note(generation, changed);
         self.make_loads(&mut inner);
         inner.wake_all();
         generation
@@ -276,17 +280,40 @@ impl Inner {
         later.map(|(_, at)| *at)
     }
 
-    /// Brings loads and placements to the endpoints of the new configuration.
-    fn follow_endpoints(&mut self, old: &BTreeMap<Key, Resource>) {
-        for key in old.keys().filter(|key| key.kind == ResourceType::Endpoints) {
-            if !self.resources.contains_key(key) {
-                self.loads.remove(&key.name);
+    /// Takes the newest resources in. Returns which are new, different or gone.
+    fn take_in(&mut self, mut resources: Vec<Resource>) -> Vec<Key> {
+        // In order already, as the compiler gives them: a look is enough.
+        resources.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut changed = Vec::new();
+        let mut fresh = Vec::new();
+        let mut old = self.resources.values().peekable();
+        for resource in resources {
+            while let Some(gone) = old.next_if(|old| old.key < resource.key) {
+                changed.push(gone.key.clone());
+            }
+            let same = old.next_if(|old| old.key == resource.key);
+            if same.is_none_or(|same| same.version != resource.version || same.body != resource.body) {
+                changed.push(resource.key.clone());
+                fresh.push(resource);
             }
         }
-        for (key, resource) in &self.resources {
-            if key.kind != ResourceType::Endpoints || old.get(key) == Some(resource) {
+        changed.extend(old.map(|gone| gone.key.clone()));
+        for key in &changed {
+            self.resources.remove(key);
+        }
+        for resource in fresh {
+            self.resources.insert(resource.key.clone(), resource);
+        }
+        changed
+    }
+
+    /// Brings loads and placements to the endpoints of the new configuration.
+    fn follow_endpoints(&mut self, changed: &[Key]) {
+        for key in changed.iter().filter(|key| key.kind == ResourceType::Endpoints) {
+            let Some(resource) = self.resources.get(key) else {
+                self.loads.remove(&key.name);
                 continue;
-            }
+            };
             match Endpoints::decode(resource.body.clone()) {
                 Ok(endpoints) => self.loads.set(&key.name, &endpoints),
                 Err(error) => {
@@ -294,8 +321,10 @@ impl Inner {
                 }
             }
         }
-        self.loads.reindex();
-        self.ring.retain(&self.loads.endpoints());
+        let gone = self.loads.take_gone();
+        if !gone.is_empty() {
+            self.ring.forget(&gone);
+        }
     }
 
     fn wake_all(&self) {

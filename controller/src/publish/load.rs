@@ -23,6 +23,8 @@ pub(super) struct Loads {
     servers: BTreeMap<Arc<str>, Server>,
     by_endpoint: HashMap<u64, Vec<Arc<str>>>,
     by_target: HashMap<EndpointKey, Vec<Arc<str>>>,
+    /// Endpoints that belong to no ModelServer any more, since they were last asked for.
+    gone: HashSet<u64>,
     /// ModelServers whose Load must be made at the next step.
     due: BTreeSet<Arc<str>>,
     /// ModelServers with newer samples, and since when.
@@ -47,6 +49,7 @@ impl Loads {
             servers: BTreeMap::new(),
             by_endpoint: HashMap::new(),
             by_target: HashMap::new(),
+            gone: HashSet::new(),
             due: BTreeSet::new(),
             waiting: BTreeMap::new(),
             generation: 0,
@@ -70,37 +73,45 @@ impl Loads {
             generation: 0,
             load: None,
         };
+        self.unlink(name);
+        for (id, target) in &server.endpoints {
+            self.by_endpoint.entry(*id).or_default().push(Arc::clone(name));
+            self.by_target.entry(target.clone()).or_default().push(Arc::clone(name));
+            self.gone.remove(id);
+        }
         self.servers.insert(Arc::clone(name), server);
         self.due.insert(Arc::clone(name));
     }
 
     /// Forgets a ModelServer.
     pub(super) fn remove(&mut self, name: &str) {
+        self.unlink(name);
         self.servers.remove(name);
         self.due.remove(name);
         self.waiting.remove(name);
     }
 
-    /// To be called after a run of [`Loads::set`] and [`Loads::remove`].
-    pub(super) fn reindex(&mut self) {
-        self.by_endpoint.clear();
-        self.by_target.clear();
-        for (name, server) in &self.servers {
-            for (id, target) in &server.endpoints {
-                self.by_endpoint.entry(*id).or_default().push(Arc::clone(name));
-                self.by_target.entry(target.clone()).or_default().push(Arc::clone(name));
+    /// The endpoints of a ModelServer are its own no more.
+    fn unlink(&mut self, name: &str) {
+        let Some(server) = self.servers.get(name) else {
+            return;
+        };
+        for (id, target) in &server.endpoints {
+            if unlisted(&mut self.by_endpoint, id, name) {
+                self.gone.insert(*id);
             }
+            unlisted(&mut self.by_target, target, name);
         }
+    }
+
+    /// The endpoints that have gone since the last call.
+    pub(super) fn take_gone(&mut self) -> HashSet<u64> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Whether an endpoint belongs to some ModelServer.
     pub(super) fn knows(&self, endpoint: u64) -> bool {
         self.by_endpoint.contains_key(&endpoint)
-    }
-
-    /// All endpoints.
-    pub(super) fn endpoints(&self) -> HashSet<u64> {
-        self.by_endpoint.keys().copied().collect()
     }
 
     /// Makes what is due; true when any Load was made, so that the echoes must be fixed now.
@@ -150,6 +161,19 @@ impl Loads {
             .iter()
             .filter_map(|(name, server)| Some((name, server.generation, server.load.as_ref()?)))
     }
+}
+
+/// Takes a name off a list; true when the list is empty and gone.
+fn unlisted<K: Eq + std::hash::Hash>(lists: &mut HashMap<K, Vec<Arc<str>>>, key: &K, name: &str) -> bool {
+    let Some(list) = lists.get_mut(key) else {
+        return false;
+    };
+    list.retain(|other| **other != *name);
+    let empty = list.is_empty();
+    if empty {
+        lists.remove(key);
+    }
+    empty
 }
 
 // === impl Server ===

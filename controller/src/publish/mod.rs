@@ -7,6 +7,7 @@
 //! one subscriber at a time: a refusal concerns one resource, a stream that breaks the rules is ended with a reason.
 
 mod access;
+mod changes;
 mod hub;
 mod load;
 mod merge;

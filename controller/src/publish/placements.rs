@@ -81,10 +81,9 @@ impl Ring {
         left_out
     }
 
-    /// Drops the placements at endpoints that are not among these.
-    pub(super) fn retain(&mut self, endpoints: &HashSet<u64>) {
-        self.entries
-            .retain(|entry| endpoints.contains(&entry.placement.endpoint));
+    /// Drops the placements at endpoints that have gone.
+    pub(super) fn forget(&mut self, gone: &HashSet<u64>) {
+        self.entries.retain(|entry| !gone.contains(&entry.placement.endpoint));
         self.bytes = self.entries.iter().map(|entry| entry.bytes).sum();
     }
 
@@ -150,7 +149,7 @@ mod tests {
         assert_eq!(count(&ring.read(&mut two, 2)), 1);
         assert_eq!(ring.read(&mut one, 1), Read::default(), "nothing twice");
         assert_eq!(count(&ring.read(&mut 0, 3)), 2);
-        ring.retain(&HashSet::from([8]));
+        ring.forget(&HashSet::from([7]));
         assert_eq!(
             count(&ring.read(&mut 0, 3)),
             1,

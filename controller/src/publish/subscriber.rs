@@ -4,13 +4,14 @@
 //! with what it holds at the moment it can take more, so a slow subscriber skips to the newest; placements are read from
 //! the shared ring. It gets no new update while too many are not acknowledged.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use kthena_scheduler::state::proto::{Ack, Echo, Hello, ResourceType, Settlement, Update};
 use kthena_scheduler::time::Time;
 use tokio::sync::Notify;
 
+use super::changes::Changes;
 use super::load::Loads;
 use super::resource::{Key, Packer, Resource};
 
@@ -78,6 +79,7 @@ pub(super) struct Outgoing {
 pub(super) struct Config<'a> {
     pub(super) resources: &'a BTreeMap<Key, Resource>,
     pub(super) generation: u64,
+    pub(super) changes: &'a Changes,
 }
 
 // === impl Subscriber ===
@@ -120,15 +122,16 @@ impl Subscriber {
         let echoes_length: usize = self.echoes.iter().map(|echo| echo.origin.len() + 32).sum();
         let mut packer = Packer::new(echoes_length);
         let fresh = self.sent_generation != Some(config.generation);
+        // What it may not have: what changed since it had everything, or everything.
+        let changed = self.sent_generation.and_then(|sent| config.changes.since(sent));
         let mut add: Vec<&Resource> = Vec::new();
         if fresh {
             let sent = &self.sent;
-            add.extend(
-                config
-                    .resources
-                    .values()
-                    .filter(|r| sent.get(&r.key) != Some(&r.version)),
-            );
+            let differs = |resource: &&Resource| sent.get(&resource.key) != Some(&resource.version);
+            match &changed {
+                Some(keys) => add.extend(keys.iter().filter_map(|key| config.resources.get(*key)).filter(differs)),
+                None => add.extend(config.resources.values().filter(differs)),
+            }
         }
         let newer = self.newest_load != loads.newest();
         self.newest_load = loads.newest();
@@ -144,7 +147,7 @@ impl Subscriber {
             self.sent.insert(resource.key.clone(), resource.version);
         }
         if fresh {
-            self.remove_absent(config, &mut packer);
+            self.remove_absent(config, changed.as_ref(), &mut packer);
         }
         if !self.synced || self.echoes != self.echoed {
             packer.at_least_one();
@@ -185,16 +188,27 @@ impl Subscriber {
         outgoing
     }
 
-    fn remove_absent(&mut self, config: Config<'_>, packer: &mut Packer) {
-        let mut gone: Vec<_> = self
-            .sent
-            .extract_if(.., |key, _| match key.kind {
-                ResourceType::Load => !config
-                    .resources
-                    .contains_key(&Key::new(ResourceType::Endpoints, Arc::clone(&key.name))),
-                _ => !config.resources.contains_key(key),
-            })
-            .collect();
+    fn remove_absent(&mut self, config: Config<'_>, changed: Option<&BTreeSet<&Key>>, packer: &mut Packer) {
+        let mut gone: Vec<_> = match changed {
+            Some(keys) => {
+                let absent = keys.iter().filter(|key| !config.resources.contains_key(**key));
+                let with_load = absent.flat_map(|key| {
+                    let load = (key.kind == ResourceType::Endpoints)
+                        .then(|| Key::new(ResourceType::Load, Arc::clone(&key.name)));
+                    [Some((*key).clone()), load].into_iter().flatten()
+                });
+                with_load.filter_map(|key| self.sent.remove_entry(&key)).collect()
+            }
+            None => self
+                .sent
+                .extract_if(.., |key, _| match key.kind {
+                    ResourceType::Load => !config
+                        .resources
+                        .contains_key(&Key::new(ResourceType::Endpoints, Arc::clone(&key.name))),
+                    _ => !config.resources.contains_key(key),
+                })
+                .collect(),
+        };
         // What refers to others goes first.
         gone.sort_by_key(|(key, _)| std::cmp::Reverse(key.rank()));
         for (key, version) in gone {

@@ -110,6 +110,7 @@ impl Subscription {
         let config = Config {
             resources: &inner.resources,
             generation,
+            changes: &inner.changes,
         };
         for outgoing in subscriber.updates(config, &inner.loads, now) {
             messages.push(ToFilter {

@@ -4,6 +4,8 @@
 //! What must always hold: a remark is made once, when it begins to be true, and again when it ends; an object without
 //! remarks is silent, whatever its pods do. Pure but for [`Remark::log`].
 
+use std::sync::Arc;
+
 use kthena_gateway_api::FieldIssue;
 
 use super::Status;
@@ -13,7 +15,7 @@ use crate::source::{ObjectKey, Problem};
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// Of each object, sorted by key.
-    pub statuses: &'a [(ObjectKey, Status)],
+    pub statuses: &'a [(ObjectKey, Arc<Status>)],
     /// Of documents, sorted.
     pub problems: &'a [Problem],
 }
@@ -37,14 +39,20 @@ pub struct Remark {
 pub fn changes(before: View<'_>, after: View<'_>) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let nothing = Status::default();
+    let mut old = before.statuses.iter().peekable();
     for (key, status) in after.statuses {
-        let old = find(before.statuses, key);
-        of_object(key, old.unwrap_or(&nothing), status, &mut remarks);
-    }
-    for (key, status) in before.statuses {
-        if find(after.statuses, key).is_none() {
-            remarks.push(remark(key, status, None, "is gone".to_owned(), false));
+        while let Some((gone, status)) = old.next_if(|(old, _)| old < key) {
+            remarks.push(remark(gone, status, None, "is gone".to_owned(), false));
         }
+        match old.next_if(|(old, _)| old == key) {
+            // Most of them, every time.
+            Some((_, same)) if Arc::ptr_eq(same, status) => {}
+            Some((_, old)) => of_object(key, old, status, &mut remarks),
+            None => of_object(key, &nothing, status, &mut remarks),
+        }
+    }
+    for (gone, status) in old {
+        remarks.push(remark(gone, status, None, "is gone".to_owned(), false));
     }
     // A problem with a name is in the status of its object.
     let nameless = |view: View<'_>| -> Vec<Problem> {
@@ -63,11 +71,6 @@ pub fn changes(before: View<'_>, after: View<'_>) -> Vec<Remark> {
         }
     }
     remarks
-}
-
-fn find<'a>(statuses: &'a [(ObjectKey, Status)], key: &ObjectKey) -> Option<&'a Status> {
-    let at = statuses.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
-    Some(&statuses[at].1)
 }
 
 fn of_object(key: &ObjectKey, old: &Status, new: &Status, remarks: &mut Vec<Remark>) {
@@ -155,9 +158,9 @@ mod tests {
         ObjectKey::new(Kind::ModelServer, "default", "m")
     }
 
-    fn status(errors: &[&str], warnings: &[&str], unresolved: &[&str]) -> Status {
+    fn status(errors: &[&str], warnings: &[&str], unresolved: &[&str]) -> Arc<Status> {
         let issues = |texts: &[&str]| texts.iter().map(|text| FieldIssue::new("spec.x", *text)).collect();
-        Status {
+        Arc::new(Status {
             place: "m.yaml:1".into(),
             accepted: errors.is_empty(),
             serving: true,
@@ -165,7 +168,7 @@ mod tests {
             warnings: issues(warnings),
             unresolved: issues(unresolved),
             endpoints: Some(ready(1)),
-        }
+        })
     }
 
     fn ready(ready: i32) -> EndpointCounts {
@@ -176,7 +179,7 @@ mod tests {
         }
     }
 
-    fn said(before: &[(ObjectKey, Status)], after: &[(ObjectKey, Status)]) -> Vec<String> {
+    fn said(before: &[(ObjectKey, Arc<Status>)], after: &[(ObjectKey, Arc<Status>)]) -> Vec<String> {
         let view = |statuses| View {
             statuses,
             problems: &[],
@@ -208,7 +211,7 @@ mod tests {
     #[test]
     fn pods_that_come_and_go_are_no_remark_while_some_serve() {
         let mut more = status(&[], &[], &[]);
-        more.endpoints = Some(ready(9));
+        Arc::make_mut(&mut more).endpoints = Some(ready(9));
         assert!(said(&[(key(), status(&[], &[], &[]))], &[(key(), more)]).is_empty());
         let waiting = |reason| [(key(), status(&[], &[], &[reason]))];
         assert_eq!(

@@ -10,7 +10,7 @@ async fn incarnations(system: &System) -> Vec<(String, Value)> {
         .map(|pod| {
             (
                 pod["name"].as_str().unwrap_or_default().to_owned(),
-                pod["incarnation"].clone(),
+                pod["endpoint"].clone(),
             )
         })
         .collect()

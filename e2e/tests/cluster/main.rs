@@ -14,6 +14,7 @@ mod first_request;
 mod leader;
 mod malformed;
 mod namespaces;
+mod pools;
 mod readiness;
 mod recreated;
 mod rights;

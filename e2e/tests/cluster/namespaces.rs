@@ -47,6 +47,13 @@ async fn a_deleted_namespace_takes_its_models_along_and_nothing_else() {
         .kubectl(&["delete", "namespace", "team", "--wait=false"], "")
         .await
         .unwrap();
+    // Pods go first, and have time to end: nothing is sent to them any more.
+    wait_until("the team's model to have no pod", PATIENCE, async || {
+        send(&system, question("mine")).await.status == 503
+    })
+    .await
+    .unwrap();
+    system.kubernetes().unwrap().remove_pod("team", "mine-0").await.unwrap();
     wait_until("the team's model to be gone", PATIENCE, async || {
         send(&system, question("mine")).await.status == 404
     })

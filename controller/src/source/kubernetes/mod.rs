@@ -44,6 +44,8 @@ const BATCHES: usize = 16;
 pub struct Settings {
     /// Only these namespaces; empty = all.
     pub namespaces: Vec<String>,
+    /// Objects taken in; more are left out.
+    pub max_objects: usize,
     /// Objects in one page of a list.
     pub page: u32,
     /// First and longest time between two tries of a watch that fails.
@@ -88,9 +90,9 @@ impl KubernetesSource {
         let (report, reports) = mpsc::channel(REPORTS);
         let watches = Watches {
             client,
+            state: State::new(settings.max_objects),
             settings,
             metrics,
-            state: State::default(),
             running: BTreeMap::new(),
             report,
         };
@@ -116,12 +118,26 @@ impl Watches {
             }
             self.follow_pods(&mut batch);
             self.state.settle(&mut batch);
+            self.show_refused();
             self.metrics.reports_waiting.set(reports.len() as i64);
             if !batch.is_empty() && events.send(batch).await.is_err() {
                 return;
             }
             let waiting = events.max_capacity() - events.capacity();
             self.metrics.batches_waiting.set(waiting as i64);
+        }
+    }
+
+    fn show_refused(&self) {
+        let refused = self.state.refused();
+        let before = self.metrics.objects_refused.get();
+        if refused > before {
+            tracing::warn!(
+                refused,
+                max = self.settings.max_objects,
+                "more objects than --watch-max-objects: the rest is left out until there is room and it changes"
+            );
+            self.metrics.objects_refused.inc_by(refused - before);
         }
     }
 

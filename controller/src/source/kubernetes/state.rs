@@ -24,8 +24,13 @@ pub(super) struct Change {
 }
 
 /// What is known of every watch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
+    max_objects: usize,
+    /// Objects told of and not gone.
+    count: usize,
+    /// Objects left out for want of room.
+    refused: u64,
     watches: BTreeMap<WatchId, Progress>,
     epoch: u64,
     unreadable: BTreeMap<ObjectKey, String>,
@@ -72,6 +77,25 @@ impl fmt::Display for WatchId {
 // === impl State ===
 
 impl State {
+    /// Nothing is known, and this many objects may be.
+    pub(super) fn new(max_objects: usize) -> Self {
+        Self {
+            max_objects,
+            count: 0,
+            refused: 0,
+            watches: BTreeMap::new(),
+            epoch: 0,
+            unreadable: BTreeMap::new(),
+            problems_changed: false,
+            synced: false,
+        }
+    }
+
+    /// How many objects were left out for want of room.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// A watch begins. Returns what its reports must carry.
     pub(super) fn begin(&mut self, id: WatchId) -> u64 {
         self.epoch += 1;
@@ -103,21 +127,28 @@ impl State {
             Signal::ListBegins => progress.listing = Some(BTreeSet::new()),
             Signal::Seen(object, origin) => {
                 let key = object.key();
-                progress.see(&key);
+                if !progress.see(&key, &mut self.count, self.max_objects) {
+                    self.refused += 1;
+                    return;
+                }
                 self.readable(&key);
                 events.push(Event::Apply(object, origin));
             }
             Signal::Unreadable(key, reason) => {
-                progress.see(&key);
+                if !progress.see(&key, &mut self.count, self.max_objects) {
+                    self.refused += 1;
+                    return;
+                }
                 self.problems_changed |= self.unreadable.get(&key) != Some(&reason);
                 self.unreadable.insert(key, reason);
             }
             Signal::Gone(key) => {
-                progress.known.remove(&key);
                 if let Some(listing) = &mut progress.listing {
                     listing.remove(&key);
                 }
-                self.forget(key, events);
+                if progress.known.remove(&key) {
+                    self.forget(key, events);
+                }
             }
             Signal::ListEnds => {
                 progress.answered = true;
@@ -186,6 +217,7 @@ impl State {
     }
 
     fn forget(&mut self, key: ObjectKey, events: &mut Vec<Event>) {
+        self.count = self.count.saturating_sub(1);
         self.readable(&key);
         events.push(Event::Delete(key));
     }
@@ -194,11 +226,19 @@ impl State {
 // === impl Progress ===
 
 impl Progress {
-    fn see(&mut self, key: &ObjectKey) {
-        self.known.insert(key.clone());
+    /// Notes that an object is there. False = there is no room for another.
+    fn see(&mut self, key: &ObjectKey, count: &mut usize, max: usize) -> bool {
+        if !self.known.contains(key) {
+            if *count >= max {
+                return false;
+            }
+            *count += 1;
+            self.known.insert(key.clone());
+        }
         if let Some(listing) = &mut self.listing {
             listing.insert(key.clone());
         }
+        true
     }
 }
 
@@ -221,7 +261,7 @@ mod tests {
 
     impl Story {
         fn new(kinds: &[Kind]) -> Self {
-            let mut state = State::default();
+            let mut state = State::new(100);
             let epochs = kinds.iter().map(|kind| (id(*kind), state.begin(id(*kind)))).collect();
             Self { state, epochs }
         }
@@ -319,6 +359,22 @@ mod tests {
         story.tell(Kind::ModelServer, vec![bad()]);
         let gone = vec![Signal::Gone(key(Kind::ModelServer, "a"))];
         assert_eq!(story.tell(Kind::ModelServer, gone), ["-a", "0 problems"]);
+    }
+
+    #[test]
+    fn objects_beyond_the_bound_are_left_out_until_there_is_room() {
+        let mut story = Story::new(&[Kind::ModelServer]);
+        story.state.max_objects = 1;
+        let all = || list(vec![server("a", "x"), server("b", "x")]);
+        assert_eq!(story.tell(Kind::ModelServer, all()), ["+a", "synced"]);
+        assert_eq!(story.state.refused(), 1);
+        let gone = |name| vec![Signal::Gone(key(Kind::ModelServer, name))];
+        assert!(
+            story.tell(Kind::ModelServer, gone("b")).is_empty(),
+            "nobody was told of it"
+        );
+        assert_eq!(story.tell(Kind::ModelServer, gone("a")), ["-a"]);
+        assert_eq!(story.tell(Kind::ModelServer, vec![seen(server("b", "x"))]), ["+b"]);
     }
 
     #[test]
