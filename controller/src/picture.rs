@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use kthena_gateway_api::{ExternalModelProvider, ModelRoute, ModelServer};
+use kthena_scheduler::state::proto::ResourceType;
 
-use crate::compile::{Cluster, ScrapeTarget};
+use crate::compile::{Cluster, CompiledResource, ScrapeTarget};
 use crate::index::Index;
 use crate::source::{ObjectKey, Problem};
 use crate::status::Status;
@@ -18,6 +19,8 @@ pub struct Picture {
     pub servers: Vec<(ObjectKey, Arc<ModelServer>)>,
     /// Every ExternalModelProvider, by key.
     pub providers: Vec<(ObjectKey, Arc<ExternalModelProvider>)>,
+    /// What the filters are to have, sorted by type and name; they may have an older version yet.
+    pub resources: Vec<CompiledResource>,
     /// Envoy's clusters.
     pub clusters: Vec<Arc<Cluster>>,
     /// The endpoints.
@@ -52,6 +55,13 @@ impl Picture {
             problems: index.problems().to_vec(),
             ..Self::default()
         }
+    }
+
+    /// The version that the filters are to have of a resource.
+    pub fn version(&self, kind: ResourceType, name: &str) -> Option<u64> {
+        let place = |resource: &CompiledResource| (resource.kind as i32, &*resource.name).cmp(&(kind as i32, name));
+        let at = self.resources.binary_search_by(place).ok()?;
+        Some(self.resources[at].version)
     }
 
     /// How many documents cannot be read or are not accepted.

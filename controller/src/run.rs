@@ -190,6 +190,7 @@ impl Loop {
         let envoy = clusters(&output.clusters);
         picture.clusters = output.clusters;
         picture.targets = output.targets;
+        picture.resources.clone_from(&output.resources);
         picture.statuses = output.statuses;
         self.parts.metrics.bad_documents.set(picture.bad_documents() as i64);
         self.parts.picture.send_replace(Arc::new(picture));

@@ -195,6 +195,8 @@ impl Hub {
         let inner = self.inner.lock();
         let version = inner.resources.get(key)?.version;
         let mut acceptance = Acceptance {
+            kind: key.kind,
+            version,
             subscribers: inner.subscribers.len(),
             ..Acceptance::default()
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kthena_scheduler::state::proto::ResourceType;
 use kthena_scheduler::time::Time;
 
 use super::resource::Key;
@@ -10,6 +11,10 @@ use super::subscriber::{Refused, Subscriber};
 /// How far a resource's newest version has got.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acceptance {
+    /// The resource's type.
+    pub kind: ResourceType,
+    /// The version published, which is spoken of.
+    pub version: u64,
     /// Filters connected.
     pub subscribers: usize,
     /// Filters that acknowledged the version.

@@ -178,7 +178,7 @@ impl Writer {
             let Some(subject) = Subject::find(picture, key) else {
                 continue;
             };
-            let programmed = self.programmed(key);
+            let programmed = self.programmed(picture, key);
             let Some(difference) = subject.difference(status, programmed.as_ref(), now) else {
                 self.written.remove(key);
                 continue;
@@ -199,12 +199,18 @@ impl Writer {
         writes
     }
 
-    fn programmed(&self, key: &ObjectKey) -> Option<Programmed> {
-        let parts = self.hub.acceptances(key.kind, &key.full_name());
+    fn programmed(&self, picture: &Picture, key: &ObjectKey) -> Option<Programmed> {
+        let name = key.full_name();
+        let parts = self.hub.acceptances(key.kind, &name);
         let connected = parts.first()?.subscribers;
+        // What is published may be older than what was judged: it waits for Envoy.
+        let acknowledged = parts.iter().map(|part| match picture.version(part.kind, &name) {
+            Some(wanted) if wanted == part.version => part.acknowledged,
+            _ => 0,
+        });
         Some(Programmed {
             connected,
-            acknowledged: parts.iter().map(|part| part.acknowledged).min().unwrap_or_default(),
+            acknowledged: acknowledged.min().unwrap_or_default(),
             refused: parts.into_iter().flat_map(|part| part.refused).collect(),
         })
     }

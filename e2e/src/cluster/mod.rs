@@ -1,7 +1,7 @@
 //! A real Kubernetes API server with its etcd, as child processes on ports and in a folder of its own.
 //!
 //! No kubelet runs: a story plays it ([`kubelet`]), with the loopback addresses of the simulated fleet in the pods' status. RBAC is on: the
-//! controller comes as a user with the rights of [`rights`] and no more. The API server can be killed and started again at the same address, also
+//! controller comes as the chart's own ServiceAccount ([`rights`]). The API server can be killed and started again at the same address, also
 //! with a compacted etcd, so that watches are too old. What must always hold: nothing outlives the [`Cluster`]; every wait has a deadline;
 //! what fails shows the end of its log.
 
@@ -31,9 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The user that may do everything.
 pub const ADMINISTRATOR: &str = "administrator";
-
-/// The user that the controller is.
-pub const CONTROLLER: &str = "kthena-controller";
 
 /// What of a cluster can be chosen.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +83,10 @@ impl Cluster {
         cluster.wait_ready().await?;
         let mut cluster = cluster;
         cluster.servers.start_controller_manager()?;
-        cluster.apply(&rights::of_the_controller()).await?;
+        cluster.apply(&rights::of_the_controller()?).await?;
+        let account = ["create", "token", rights::ACCOUNT, "-n", rights::NAMESPACE];
+        let token = cluster.kubectl(&account, "").await?;
+        cluster.servers.set_account_token(token.trim());
         if !options.bare {
             cluster.define_kinds().await?;
         }
@@ -117,21 +117,29 @@ impl Cluster {
         self.client.0.clone()
     }
 
-    /// The kubeconfig of [`ADMINISTRATOR`] or [`CONTROLLER`].
+    /// The kubeconfig of the [`ADMINISTRATOR`].
     #[must_use]
-    pub fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.servers.kubeconfig(user)
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.servers.kubeconfig(ADMINISTRATOR)
     }
 
-    /// The kubeconfig of the system's controller: that of [`CONTROLLER`], by the proxy where there is one.
+    /// The kubeconfig of the system's controller, which goes by the proxy where there is one.
     ///
     /// # Errors
     /// When it can't be written.
     pub fn kubeconfig_of_the_controller(&self) -> Result<PathBuf> {
         match &self.proxy {
-            Some(proxy) => self.servers.write_kubeconfig(CONTROLLER, proxy.address()),
-            None => Ok(self.kubeconfig(CONTROLLER)),
+            Some(proxy) => self.servers.account_kubeconfig(proxy.address()),
+            None => self.kubeconfig_of_another_controller(),
         }
+    }
+
+    /// A kubeconfig of the controller that goes straight.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn kubeconfig_of_another_controller(&self) -> Result<PathBuf> {
+        self.servers.account_kubeconfig(self.servers.address())
     }
 
     /// What the controller goes by.
@@ -149,7 +157,7 @@ impl Cluster {
     pub async fn kubectl(&self, args: &[&str], input: &str) -> Result<String> {
         let mut child = Command::new(Part::Kubectl.path()?)
             .arg("--kubeconfig")
-            .arg(self.kubeconfig(ADMINISTRATOR))
+            .arg(self.kubeconfig())
             .arg("--cache-dir")
             .arg(self.folder.join("kubectl"))
             .args(args)
@@ -228,12 +236,12 @@ impl Cluster {
         self.servers.compact().await
     }
 
-    /// What the audit log holds of a user, oldest first.
+    /// What the audit log holds of the controller, oldest first.
     ///
     /// # Errors
     /// When it can't be read.
-    pub fn audit(&self, user: &str) -> Result<Vec<Value>> {
-        self.servers.audit(user)
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        self.servers.audit(rights::USER)
     }
 
     async fn wait_ready(&self) -> Result<()> {

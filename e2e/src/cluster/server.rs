@@ -10,7 +10,7 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use super::parts::Part;
-use super::{ADMINISTRATOR, CONTROLLER};
+use super::{ADMINISTRATOR, rights};
 use crate::authority::Authority;
 use crate::client::{Ask, Client};
 use crate::ports::Reserved;
@@ -28,6 +28,8 @@ pub(super) struct Servers {
     api_server: Option<Process>,
     etcd: Option<Process>,
     controllers: Vec<String>,
+    /// The token of the controller's ServiceAccount.
+    account_token: String,
     folder: PathBuf,
     port: Reserved,
     etcd_ports: [Reserved; 2],
@@ -42,6 +44,7 @@ impl Servers {
             api_server: None,
             etcd: None,
             controllers: controllers.to_owned(),
+            account_token: String::new(),
             folder: folder.to_owned(),
             port: reserved()?,
             etcd_ports: [reserved()?, reserved()?],
@@ -55,12 +58,10 @@ impl Servers {
         servers.write("sa.key", &accounts.serialize_pem())?;
         servers.write("sa.pub", &accounts.public_key_pem())?;
         servers.write("audit.yaml", AUDIT)?;
-        let line = |user: &str, groups: &str| format!("{user}-token,{user},{user},\"{groups}\"\n");
-        let tokens = line(ADMINISTRATOR, "system:masters") + &line(CONTROLLER, "");
-        servers.write("tokens.csv", &tokens)?;
-        for user in [ADMINISTRATOR, CONTROLLER] {
-            servers.write_kubeconfig(user, servers.address())?;
-        }
+        let token = format!("{ADMINISTRATOR}-token");
+        let line = format!("{token},{ADMINISTRATOR},{ADMINISTRATOR},\"system:masters\"\n");
+        servers.write("tokens.csv", &line)?;
+        servers.write_kubeconfig(ADMINISTRATOR, &token, servers.address())?;
         Ok(servers)
     }
 
@@ -72,15 +73,24 @@ impl Servers {
         self.folder.join(format!("{user}-{}.kubeconfig", self.port.port()))
     }
 
-    /// The kubeconfig of a user, who goes by this address.
-    pub(super) fn write_kubeconfig(&self, user: &str, address: SocketAddr) -> Result<PathBuf> {
+    /// What the controller's ServiceAccount proves itself with.
+    pub(super) fn set_account_token(&mut self, token: &str) {
+        self.account_token = token.to_owned();
+    }
+
+    /// The kubeconfig of the controller's ServiceAccount, which goes by this address.
+    pub(super) fn account_kubeconfig(&self, address: SocketAddr) -> Result<PathBuf> {
+        self.write_kubeconfig(rights::ACCOUNT, &self.account_token, address)
+    }
+
+    fn write_kubeconfig(&self, user: &str, token: &str, address: SocketAddr) -> Result<PathBuf> {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "story",
             "clusters": [{"name": "story", "cluster": {
                 "server": format!("https://{address}"), "certificate-authority": self.folder.join("ca.crt"),
             }}],
-            "users": [{"name": user, "user": {"token": format!("{user}-token")}}],
-            "contexts": [{"name": "story", "context": {"cluster": "story", "user": user, "namespace": "default"}}],
+            "users": [{"name": user, "user": {"token": token}}],
+            "contexts": [{"name": "story", "context": {"cluster": "story", "user": user, "namespace": rights::NAMESPACE}}],
         });
         let name = format!("{user}-{}.kubeconfig", address.port());
         self.write(&name, &config.to_string())?;

@@ -315,10 +315,8 @@ impl System {
         let cluster = self.kubernetes.as_ref().context("the objects are in a folder")?;
         let folder = self.folder().join("another");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let source = format!(
-            "--kubeconfig={}",
-            cluster.kubeconfig(crate::cluster::CONTROLLER).display()
-        );
+        let kubeconfig = cluster.kubeconfig_of_another_controller()?;
+        let source = format!("--kubeconfig={}", kubeconfig.display());
         services::start_controller(&Options::default(), &folder, source)
             .await
             .map(Another)

@@ -6,14 +6,17 @@ async fn incarnations(system: &System) -> Vec<(String, Value)> {
     let page = system.debug(Part::ExtProc(0), "/debug/config_dump/pods").await.unwrap();
     let page: Value = serde_json::from_str(&page).unwrap();
     let pods = page["pods"].as_array().cloned().unwrap_or_default();
-    pods.iter()
+    let mut known: Vec<_> = pods
+        .iter()
         .map(|pod| {
             (
                 pod["name"].as_str().unwrap_or_default().to_owned(),
                 pod["endpoint"].clone(),
             )
         })
-        .collect()
+        .collect();
+    known.sort_by(|a: &(String, Value), b| a.0.cmp(&b.0));
+    known
 }
 
 #[tokio::test(flavor = "multi_thread")]

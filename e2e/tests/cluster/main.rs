@@ -9,8 +9,10 @@
 )]
 
 mod api_server_killed;
+mod churn;
 mod containers;
 mod first_request;
+mod kthena;
 mod leader;
 mod malformed;
 mod namespaces;

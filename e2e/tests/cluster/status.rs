@@ -96,7 +96,7 @@ async fn at_rest_nothing_is_written_and_nothing_is_asked() {
     wait_condition(&mut system, "modelserver/llama", "Programmed", "True Programmed").await;
     wait_condition(&mut system, "modelroute/llama", "Programmed", "True Programmed").await;
     let calls = |system: &mut System| {
-        let audit = system.kubernetes().unwrap().audit(cluster::CONTROLLER).unwrap();
+        let audit = system.kubernetes().unwrap().audit().unwrap();
         let resource = |entry: &Value| entry["objectRef"]["resource"].as_str().unwrap_or_default().to_owned();
         let others: Vec<_> = audit
             .iter()
