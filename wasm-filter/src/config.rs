@@ -10,6 +10,8 @@ use serde::Deserialize;
 /// Memory that a byte of state takes, as it comes over the wire: kept to be left for the next plugin, in its domain form
 /// twice while it changes, and encoded once more when it is left.
 const STATE_FACTOR: u64 = 4;
+/// Memory of a VM that has no state, bytes.
+const BASE_BYTES: u64 = 2 << 20;
 
 /// What the operator sets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -210,7 +212,8 @@ impl Config {
 
     /// Bytes of the controller's state, as it comes over the wire, that there is memory for.
     fn state_bytes(&self) -> u64 {
-        self.memory_bytes.saturating_sub(self.prefix_index_bytes) / STATE_FACTOR
+        let taken = self.prefix_index_bytes.saturating_add(BASE_BYTES);
+        self.memory_bytes.saturating_sub(taken) / STATE_FACTOR
     }
 
     /// What is kept of the controller's state.
@@ -243,6 +246,7 @@ mod tests {
         let config =
             Config::parse(br#"{"controller":"c","when_saturated":"reject","usage":"answer","hold":"off"}"#).unwrap();
         assert_eq!((config.controller.as_str(), config.usage), ("c", Usage::Answer));
+        assert!(Config::default().limits().max_bytes > 5_000_000, "a state of 5 MB has room");
         assert!(config.settings().by_head && !Config::default().settings().by_head);
         assert_eq!(config.settings().when_saturated, Saturated::Reject);
     }
