@@ -84,6 +84,10 @@ impl World {
             max_settlements: 1,
             sample_wait_ms: 250,
             ack_timeout_ms: 1000,
+            requests: kthena_controller::requests::Bounds {
+                max_series: 100,
+                max_origins: 100,
+            },
         };
         let mut world = Self {
             index: index(servers),

@@ -228,6 +228,7 @@ impl Default for Publish {
             lag: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]),
             refusals: Family::default(),
             reports: Family::default(),
+            counts: Family::default(),
             origins: Gauge::default(),
             waiting: Family::default(),
             placements_dropped: Family::default(),

@@ -246,7 +246,10 @@ mod tests {
         let config =
             Config::parse(br#"{"controller":"c","when_saturated":"reject","usage":"answer","hold":"off"}"#).unwrap();
         assert_eq!((config.controller.as_str(), config.usage), ("c", Usage::Answer));
-        assert!(Config::default().limits().max_bytes > 5_000_000, "a state of 5 MB has room");
+        assert!(
+            Config::default().limits().max_bytes > 5_000_000,
+            "a state of 5 MB has room"
+        );
         assert!(config.settings().by_head && !Config::default().settings().by_head);
         assert_eq!(config.settings().when_saturated, Saturated::Reject);
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kthena_controller::compile::{CompiledResource, Compiler, EndpointKey, Fact, Facts, Profiles, Settings};
+use kthena_controller::compile::{CompiledResource, Compiler, EndpointKey, Fact, Facts, Profiles, Settings, Touched};
 use kthena_controller::index::Index;
 use kthena_controller::source::{Event, Object, OrderKey, Origin};
 use kthena_scheduler::state::proto::{self, ResourceType};
@@ -116,7 +116,7 @@ impl Picture {
         });
         let resource = |compiled: CompiledResource| proto::Resource {
             r#type: compiled.kind.into(),
-            name: compiled.name,
+            name: compiled.name.to_string(),
             version: compiled.version,
             body: compiled.body,
             ..proto::Resource::default()
@@ -154,7 +154,7 @@ impl Picture {
             profiles: profiles.unwrap_or_default(),
             ..Settings::default()
         };
-        let output = Compiler::new(settings).compile(&index, &self.facts());
+        let output = Compiler::new(settings).compile(&index, &self.facts(), &Touched::default());
         for (key, status) in &output.statuses {
             assert!(status.accepted, "{key}: {:?}", status.errors);
         }
@@ -169,7 +169,7 @@ impl Picture {
                 models: observed.models.clone(),
                 kv_capacity_tokens: observed.kv_capacity_tokens,
             };
-            (EndpointKey { uid, port: 8000 }, fact)
+            (EndpointKey { uid, port: 8000 }, Arc::new(fact))
         };
         Facts {
             endpoints: self.observed.iter().map(fact).collect(),
