@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -20,7 +21,7 @@ use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::observe::{Scraper, Table};
 use crate::picture::Picture;
-use crate::publish::{Hub, Server};
+use crate::publish::{Address, Hub, Server};
 use crate::run::{self, Parts};
 use crate::source::Source;
 use crate::source::folder::FolderSource;
@@ -52,25 +53,8 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> anyhow::R
     };
 
     let address = config.state_address()?;
-    let state = Server::bind(
-        &address,
-        config.access()?,
-        Arc::clone(&hub),
-        config.state_timeouts(),
-        metrics.publish.clone(),
-    )
-    .await?;
-    let machine = admin::bind(config.admin_listen, "--admin-listen").await?;
-    let debug = admin::bind(config.debug_listen, "--debug-listen").await?;
-    let files = match &config.envoy_dir {
-        Some(folder) => Some(Files::open(folder).with_context(|| {
-            format!(
-                "cannot use {} for Envoy's files (--envoy-dir): make it writable",
-                folder.display()
-            )
-        })?),
-        None => None,
-    };
+    let Listeners { state, machine, debug } = bind(config, &address, &hub, &metrics).await?;
+    let files = open_files(config)?;
     let parts = Parts {
         compiler: Compiler::new(settings),
         scraper: Scraper::new(config.observe(), Arc::clone(&table), clock, metrics.observe.clone())?,
@@ -113,6 +97,38 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> anyhow::R
         let _ = tokio::time::timeout(config.stop_timeout, candidate).await;
     }
     result
+}
+
+/// Everything that is listened on.
+struct Listeners {
+    state: Server,
+    machine: TcpListener,
+    debug: TcpListener,
+}
+
+async fn bind(config: &Config, address: &Address, hub: &Arc<Hub>, metrics: &Metrics) -> anyhow::Result<Listeners> {
+    Ok(Listeners {
+        state: Server::bind(
+            address,
+            config.access()?,
+            Arc::clone(hub),
+            config.state_timeouts(),
+            metrics.publish.clone(),
+        )
+        .await?,
+        machine: admin::bind(config.admin_listen, "--admin-listen").await?,
+        debug: admin::bind(config.debug_listen, "--debug-listen").await?,
+    })
+}
+
+fn open_files(config: &Config) -> anyhow::Result<Option<Files>> {
+    let Some(folder) = &config.envoy_dir else {
+        return Ok(None);
+    };
+    let shown = folder.display();
+    let files = Files::open(folder)
+        .with_context(|| format!("cannot use {shown} for Envoy's files (--envoy-dir): make it writable"))?;
+    Ok(Some(files))
 }
 
 /// A source of objects that runs.
@@ -158,10 +174,13 @@ fn write_back(
     let (always, leads_always) = watch::channel(true);
     let (leading, campaign) = match config.leader(&api.namespace, identity.clone()) {
         Some(settings) => {
-            let (candidate, leading) = Candidate::new(settings);
+            let (candidate, leading) = Candidate::new(settings, metrics.status.leading.clone());
             (leading, Some(candidate))
         }
-        None => (leads_always, None),
+        None => {
+            metrics.status.leading.set(1);
+            (leads_always, None)
+        }
     };
     let writer = Writer::new(
         client.clone(),

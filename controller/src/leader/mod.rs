@@ -12,6 +12,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Client;
 use kube::api::{Api, PostParams};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -40,18 +41,20 @@ pub struct Candidate {
     settings: Settings,
     election: Election,
     leading: watch::Sender<bool>,
+    gauge: Gauge,
     said: Option<String>,
 }
 
 impl Candidate {
-    /// A candidate, and where it tells whether it leads.
-    pub fn new(settings: Settings) -> (Self, watch::Receiver<bool>) {
+    /// A candidate, and where it tells whether it leads; `gauge` is 1 while it does.
+    pub fn new(settings: Settings, gauge: Gauge) -> (Self, watch::Receiver<bool>) {
         let (leading, seen) = watch::channel(false);
         let election = Election::new(settings.identity.clone(), settings.duration, settings.renew_deadline);
         let candidate = Self {
             settings,
             election,
             leading,
+            gauge,
             said: None,
         };
         (candidate, seen)
@@ -148,6 +151,7 @@ impl Candidate {
             *leading = leads;
             changed
         });
+        self.gauge.set(i64::from(leads));
         if changed {
             let lease = format!("{}/{}", self.settings.namespace, self.settings.name);
             match leads {

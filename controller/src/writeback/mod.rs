@@ -108,7 +108,6 @@ impl Writer {
         let mut led = false;
         loop {
             let leads = *self.leading.borrow_and_update();
-            self.metrics.leading.set(i64::from(leads));
             if leads && !led && self.hub.subscribers().is_empty() {
                 let _ = timeout(FIRST_FILTER, answers.changed()).await;
             }
@@ -117,7 +116,12 @@ impl Writer {
             if leads {
                 self.picture.borrow_and_update();
                 answers.borrow_and_update();
-                again = !self.pass().await;
+                // What is under way when the lead is lost is another's to write.
+                let mut leading = self.leading.clone();
+                again = tokio::select! {
+                    well = self.pass() => !well,
+                    _ = leading.wait_for(|leads| !*leads) => false,
+                };
             } else {
                 // Another may write in the meantime.
                 self.written.clear();

@@ -55,7 +55,7 @@ async fn five_hundred_replaced_pods_lose_no_request() {
         }
     }
     let took = begun.elapsed();
-    let last = if ROUNDS % 2 == 0 {
+    let last = if ROUNDS.is_multiple_of(2) {
         &addresses[..PODS]
     } else {
         &addresses[PODS..]

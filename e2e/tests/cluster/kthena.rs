@@ -7,7 +7,7 @@ use kthena_e2e::client::{Ask, Client};
 use kthena_e2e::system::Filter;
 use kthena_e2e::system::fleet::{Fault, Group};
 use kthena_e2e::system::manifests::{model_route, model_server};
-use kthena_e2e::system::story::{CHAT, group_of};
+use kthena_e2e::system::story::group_of;
 use serde_json::json;
 
 use super::*;
@@ -207,7 +207,7 @@ async fn requests_are_counted(system: &mut System) {
         after[0] >= before[0] + 3.0 && after[1] >= before[1] + 3.0 && after[2] > before[2]
     })
     .await
-    .unwrap();
+    .unwrap_or_else(|error| panic!("{error:#}: {before:?}, {after:?}"));
     assert_eq!(after, [before[0] + 3.0, before[1] + 3.0, before[2] + 1.0]);
 }
 
@@ -265,7 +265,7 @@ fn scheduling(filter: Filter) -> Options {
             ",step_ms=20,max_num_seqs=1",
             only(json!(["least-request"]), "least-request"),
         ),
-        group("cache", 3, ",step_ms=50,kv_tokens=2048", only(nothing, "gpu-usage")),
+        group("cache", 3, ",step_ms=50,kv_tokens=4096", only(nothing, "gpu-usage")),
         with_adapter,
         Group::instant("without", "meta/base", 2),
         Group::instant("fast", "meta/mixed", 3),
@@ -302,8 +302,8 @@ struct Busy(Vec<tokio::task::JoinHandle<()>>);
 impl Busy {
     fn start(system: &System, group: &str, servers: &[Ipv4Addr], requests: usize) -> Self {
         // Two thirds of the cache of the group that has little of it.
-        let prompt = "Tell me all of it, from the beginning. ".repeat(140);
-        let body = json!({"model": format!("meta/{group}"), "prompt": prompt, "max_tokens": 2000, "ignore_eos": true});
+        let prompt = "Tell me all of it, from the beginning. ".repeat(288);
+        let body = json!({"model": format!("meta/{group}"), "prompt": prompt, "max_tokens": 1000, "ignore_eos": true});
         let mut tasks = Vec::new();
         for server in servers {
             for _ in 0..requests {
@@ -327,6 +327,7 @@ impl Drop for Busy {
 
 /// Waits until the filters know this of exactly these of a group's pods.
 async fn wait_seen(system: &System, group: &str, busy: &[Ipv4Addr], is_busy: impl Fn(&Value) -> bool) {
+    let mut seen: Vec<Value> = Vec::new();
     wait_until(&format!("{busy:?} to be seen busy"), PATIENCE, async || {
         let page = system.debug(Part::ExtProc(0), "/debug/config_dump/pods").await.unwrap();
         let page: Value = serde_json::from_str(&page).unwrap();
@@ -337,15 +338,11 @@ async fn wait_seen(system: &System, group: &str, busy: &[Ipv4Addr], is_busy: imp
                 .unwrap_or_default()
                 .starts_with(&format!("{group}-"))
         };
-        let seen = pods
-            .iter()
-            .filter(of_group)
-            .filter(|pod| is_busy(&pod["metrics"]))
-            .count();
-        seen == busy.len()
+        seen = pods.iter().filter(of_group).map(|pod| pod["metrics"].clone()).collect();
+        seen.iter().filter(|metrics| is_busy(metrics)).count() == busy.len()
     })
     .await
-    .unwrap();
+    .unwrap_or_else(|error| panic!("{error:#}: {seen:?}"));
 }
 
 async fn the_idle_one_is_chosen(system: &System) {
