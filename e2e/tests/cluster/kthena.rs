@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use kthena_e2e::client::{Ask, Client};
 use kthena_e2e::system::Filter;
-use kthena_e2e::system::fleet::{Fault, Group};
+use kthena_e2e::system::fleet::Group;
 use kthena_e2e::system::manifests::{model_route, model_server};
 use kthena_e2e::system::story::group_of;
 use serde_json::json;
@@ -242,6 +242,14 @@ fn group(name: &str, endpoints: u8, figures: &str, scheduling: Value) -> Group {
     }
 }
 
+/// Model servers whose steps take so many milliseconds.
+fn paced(name: &str, endpoints: u8, step_ms: u32) -> Group {
+    Group {
+        figures: format!("profile=test-nodelay,step_ms={step_ms}"),
+        ..Group::instant(name, "meta/mixed", endpoints)
+    }
+}
+
 /// A ModelServer over the pods that are labelled `set: <name>`.
 fn over_set(name: &str, model: &str, port: u16, scheduling: Value) -> Value {
     let mut server = model_server(name, model, port);
@@ -268,8 +276,8 @@ fn scheduling(filter: Filter) -> Options {
         group("cache", 3, ",step_ms=50,kv_tokens=4096", only(nothing, "gpu-usage")),
         with_adapter,
         Group::instant("without", "meta/base", 2),
-        Group::instant("fast", "meta/mixed", 3),
-        Group::instant("slow", "meta/mixed", 1),
+        paced("fast", 3, 5),
+        paced("slow", 1, 100),
     ];
     let named = ["prefix", "random", "queue", "cache"];
     Options {
@@ -372,12 +380,6 @@ async fn the_cool_one_is_chosen(system: &System) {
 
 async fn adapters_and_latency_count(system: &mut System) {
     let port = system.fleet().port();
-    let slow = system.fleet().addresses("slow");
-    let fault = Fault::Slow {
-        factor: 1.0,
-        delay_ms: 200,
-    };
-    system.fleet().inflict(&fault, &slow).await.unwrap();
     let cluster = system.kubernetes().unwrap();
     for (set, pods) in [("lora", "app in (with,without)"), ("latency", "app in (fast,slow)")] {
         cluster

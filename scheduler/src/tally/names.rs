@@ -67,13 +67,12 @@ const PATHS: [(&str, &str); 6] = [
     ("/v1/models", "list_models"),
 ];
 
-const ERROR_TYPES: [&str; 11] = [
+const ERROR_TYPES: [&str; 10] = [
     "request_parsing",
     "prompt_parsing",
     "input_rate_limit",
     "output_rate_limit",
     "rate_limit",
-    "model_route_matching",
     "route_not_found",
     "pod_discovery",
     "provider_discovery",

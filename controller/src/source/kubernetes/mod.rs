@@ -11,6 +11,7 @@
 mod client;
 mod definition;
 mod pods;
+mod report;
 mod state;
 mod watch;
 
@@ -27,8 +28,9 @@ pub use client::{ConnectError, Connection, Target};
 
 use super::{Event, Kind, Object};
 use crate::metrics;
-use state::{State, WatchId};
-use watch::{Report, Watch};
+use report::{Report, WatchId};
+use state::State;
+use watch::Watch;
 
 /// Reports of all watches that may wait for the state; then the watches wait.
 const REPORTS: usize = 1024;

@@ -4,17 +4,9 @@
 //! says so, a list without it ends, or its watch is given up; nothing of a watch that was given up is taken in any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
-use super::watch::{Report, Signal};
+use super::report::{Report, Signal, WatchId};
 use crate::source::{Event, Kind, ObjectKey, Problem};
-
-/// One watch: a kind, in one namespace or in all.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct WatchId {
-    kind: Kind,
-    namespace: Option<String>,
-}
 
 /// Pod watches to begin and to give up.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,32 +38,6 @@ struct Progress {
     listing: Option<BTreeSet<ObjectKey>>,
     /// The server has told all there is, or that it does not know the kind.
     answered: bool,
-}
-
-// === impl WatchId ===
-
-impl WatchId {
-    /// A kind in one namespace; `None` = in all.
-    pub(super) fn new(kind: Kind, namespace: Option<String>) -> Self {
-        Self { kind, namespace }
-    }
-
-    pub(super) fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    pub(super) fn namespace(&self) -> Option<&str> {
-        self.namespace.as_deref()
-    }
-}
-
-impl fmt::Display for WatchId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} in namespace {namespace}", self.kind),
-            None => write!(f, "{} in all namespaces", self.kind),
-        }
-    }
 }
 
 // === impl State ===
@@ -191,7 +157,7 @@ impl State {
 
     /// How the watches of pods differ from what is needed: those of namespaces that hold a ModelServer or an InferencePool.
     pub(super) fn pods_wanted(&self) -> Change {
-        let selecting = |id: &WatchId| matches!(id.kind, Kind::ModelServer | Kind::InferencePool);
+        let selecting = |id: &WatchId| matches!(id.kind(), Kind::ModelServer | Kind::InferencePool);
         let wanted: BTreeSet<&str> = self
             .watches
             .iter()
@@ -202,7 +168,7 @@ impl State {
         let watched: BTreeSet<&str> = self
             .watches
             .keys()
-            .filter(|id| id.kind == Kind::Pod)
+            .filter(|id| id.kind() == Kind::Pod)
             .filter_map(WatchId::namespace)
             .collect();
         let id = |namespace: &&str| WatchId::new(Kind::Pod, Some((*namespace).to_owned()));

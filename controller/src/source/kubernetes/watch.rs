@@ -16,40 +16,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::definition;
-use super::state::WatchId;
+use super::definition::{self, Definition};
+use super::report::{Ended, Report, Signal, WatchId};
 use crate::metrics::{self, kind};
 use crate::source::{Object, ObjectKey, OrderKey, Origin};
 
-/// What a watch tells.
-#[derive(Debug)]
-pub(super) struct Report {
-    /// Which watch.
-    pub(super) id: WatchId,
-    /// Which beginning of it: what an ended one still tells is passed over.
-    pub(super) epoch: u64,
-    /// What happened.
-    pub(super) signal: Signal,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub(super) enum Signal {
-    /// A list begins: what it does not hold is gone when it ends.
-    ListBegins,
-    /// An object is new, different, or in the list.
-    Seen(Object, Origin),
-    /// An object is there and cannot be read, for this reason.
-    Unreadable(ObjectKey, String),
-    /// An object is gone.
-    Gone(ObjectKey),
-    /// The list has ended.
-    ListEnds,
-    /// The server does not know the kind, at the moment.
-    KindUnknown,
-    /// The server says that there is no such kind, and so no object of it.
-    KindAbsent,
-}
+/// Time between two tries where a definition cannot be watched.
+const BLIND: Duration = Duration::from_secs(30);
 
 /// A watch, and where it tells.
 pub(super) struct Watch {
@@ -63,9 +36,6 @@ pub(super) struct Watch {
     pub(super) report: mpsc::Sender<Report>,
 }
 
-/// The state has gone: there is nobody to watch for.
-pub(super) struct Ended;
-
 /// Growing times between tries.
 struct Pauses {
     next: Duration,
@@ -73,7 +43,7 @@ struct Pauses {
 }
 
 /// What is said about a watch that fails.
-pub(super) struct Trouble {
+struct Trouble {
     what: String,
     said: Option<String>,
 }
@@ -95,11 +65,36 @@ impl Watch {
         let mut pauses = Pauses::new(self.retry);
         // Each round begins with a list.
         while self.round(&api, wrap, &mut trouble, &mut pauses).await.is_ok() {
-            if definition::wait::<K>(&self, &mut trouble).await.is_err() {
+            trouble.notice(&format!(
+                "the API server does not know it: the CustomResourceDefinition {} is not installed, and is awaited",
+                definition::name::<K>()
+            ));
+            if self.await_definition::<K>().await.is_err() {
                 return;
             }
             sleep(pauses.next()).await;
         }
+    }
+
+    /// Returns when it is worth asking for the kind again.
+    async fn await_definition<K: Resource<DynamicType = ()>>(&self) -> Result<(), Ended> {
+        // A kind of Kubernetes itself has none.
+        if K::group(&()).is_empty() {
+            sleep(BLIND).await;
+            return Ok(());
+        }
+        let mut seen = definition::seen::<K>(self.client.clone());
+        while let Some(seen) = seen.next().await {
+            match seen {
+                Definition::There => break,
+                Definition::Absent => self.tell(Signal::KindAbsent).await?,
+                Definition::Hidden => {
+                    sleep(BLIND).await;
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Watches until the server does not know the kind.
@@ -147,7 +142,7 @@ impl Watch {
     }
 
     /// Tells the state.
-    pub(super) async fn tell(&self, signal: Signal) -> Result<(), Ended> {
+    async fn tell(&self, signal: Signal) -> Result<(), Ended> {
         let report = Report {
             id: self.id.clone(),
             epoch: self.epoch,
@@ -225,7 +220,7 @@ fn is_expired(error: &watcher::Error) -> bool {
 }
 
 /// Why a watch fails, in words that stay the same while the reason does.
-pub(super) fn reason(error: &watcher::Error) -> String {
+fn reason(error: &watcher::Error) -> String {
     use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
     match (status(error), error) {
         (Some(status), _) => status.message.clone(),
@@ -277,7 +272,7 @@ impl Trouble {
     }
 
     /// Says it, unless this was said last.
-    pub(super) fn begins(&mut self, reason: &dyn Display) {
+    fn begins(&mut self, reason: &dyn Display) {
         let reason = reason.to_string();
         if self.said.as_ref() != Some(&reason) {
             tracing::warn!(
@@ -289,14 +284,14 @@ impl Trouble {
     }
 
     /// Says something that is no fault, unless it was said last.
-    pub(super) fn notice(&mut self, notice: &str) {
+    fn notice(&mut self, notice: &str) {
         if self.said.as_deref() != Some(notice) {
             tracing::info!(watch = self.what, "{notice}");
             self.said = Some(notice.to_owned());
         }
     }
 
-    pub(super) fn ends(&mut self) {
+    fn ends(&mut self) {
         if self.said.take().is_some() {
             tracing::info!(watch = self.what, "is watched again");
         }
