@@ -24,13 +24,7 @@ use tokio::process::Command;
 use crate::process::wait_until;
 use parts::Part;
 use proxy::Proxy;
-use server::Servers;
-
-/// What takes an API server seconds at most, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The user that may do everything.
-pub const ADMINISTRATOR: &str = "administrator";
+use server::{ADMINISTRATOR, PATIENCE, Servers};
 
 /// What of a cluster can be chosen.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +111,7 @@ impl Cluster {
         self.client.0.clone()
     }
 
-    /// The kubeconfig of the [`ADMINISTRATOR`].
+    /// The kubeconfig of the administrator.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.servers.kubeconfig(ADMINISTRATOR)

@@ -4,17 +4,24 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use super::parts::Part;
-use super::{ADMINISTRATOR, rights};
+use super::rights;
 use crate::authority::Authority;
 use crate::client::{Ask, Client};
 use crate::ports::Reserved;
 use crate::process::{Launch, Process, wait_until};
+
+/// What takes the servers seconds at most, on a machine that does much else.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The user that may do everything.
+pub(super) const ADMINISTRATOR: &str = "administrator";
 
 /// Everything is written down, without bodies: which calls were made, by whom.
 const AUDIT: &str =
@@ -111,7 +118,7 @@ impl Servers {
         ];
         let etcd = self.launch(Part::Etcd, "etcd", args.into())?;
         let health = Client::http1(self.etcd_ports[0].address());
-        let waited = wait_until("etcd to be ready", super::PATIENCE, async || {
+        let waited = wait_until("etcd to be ready", PATIENCE, async || {
             let answer = health.send(Ask::get("/health")).await;
             answer.is_ok_and(|answer| answer.status.is_success())
         });
