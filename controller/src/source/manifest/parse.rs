@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kthena_gateway_api::{
-    ExternalModelProvider, FieldIssue, ModelRoute, ModelServer, NETWORKING_GROUP, NETWORKING_VERSION,
+    ExternalModelProvider, FieldIssue, INFERENCE_GROUP, INFERENCE_VERSION, InferencePool, ModelRoute, ModelServer,
+    NETWORKING_GROUP, NETWORKING_VERSION,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ use crate::source::object::{Kind, Object, ObjectKey};
 const KNOWN_GROUPS: [&str; 4] = [
     NETWORKING_GROUP,
     "workload.serving.volcano.sh",
-    "inference.networking.k8s.io",
+    INFERENCE_GROUP,
     "gateway.networking.k8s.io",
 ];
 
@@ -176,6 +177,13 @@ fn object(value: &Value, place: &Place<'_>) -> Content {
             place,
             Object::ExternalModelProvider,
             ExternalModelProvider::validate,
+        ),
+        (INFERENCE_GROUP, INFERENCE_VERSION, "InferencePool") => typed(
+            Kind::InferencePool,
+            value,
+            place,
+            Object::InferencePool,
+            InferencePool::validate,
         ),
         ("", "v1", "Pod") => typed(Kind::Pod, value, place, Object::Pod, |pod: &Pod| {
             kthena_gateway_api::validate::metadata(&pod.metadata)

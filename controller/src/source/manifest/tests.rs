@@ -189,3 +189,22 @@ proptest! {
         let _ = read(&text, Syntax::Json, 100);
     }
 }
+
+#[test]
+fn a_pool_is_read_and_judged_like_the_rest() {
+    let pool = |ports: &str| {
+        format!(
+            "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {{name: p}}\nspec:\n  \
+             selector: {{matchLabels: {{app: m}}}}\n  targetPorts: {ports}\n  endpointPickerRef: {{name: e, port: {{number: 9002}}}}\n\
+             status: {{parents: [{{parentRef: {{name: g}}}}]}}\n"
+        )
+    };
+    let good = &yaml(&pool("[{number: 8000}]"))[0];
+    assert_eq!(key(good).as_deref(), Some("InferencePool default/p"));
+    assert!(
+        matches!(&good.content, Content::Object(_, odd) if odd.is_empty()),
+        "{good:?}"
+    );
+    let bad = &yaml(&pool("[{number: 8000}, {number: 8000}]"))[0];
+    assert_eq!(faults(bad)[0].field, "spec.targetPorts[1].number");
+}
