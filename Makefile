@@ -39,6 +39,7 @@ bench: ## overhead side by side with a bare Envoy and a no-op ext_proc: table, a
 generate: ## write the generated code, the table of errors and the corpus of parity again
 	GENERATE=1 cargo test --quiet -p kthena-e2e --test generated
 	GENERATE=1 cargo test --quiet -p kthena-gateway-api --test definitions
+	@parts=$$(e2e/tools/kube-parts) && env $$parts GENERATE=1 cargo test --quiet -p kthena-e2e --test chart rendered::it_renders
 	GENERATE=1 cargo test --quiet -p kthena-scheduler --lib exchange::tests::errors
 	GENERATE=1 cargo test --quiet -p kthena-e2e --test parity
 

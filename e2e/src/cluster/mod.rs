@@ -33,6 +33,8 @@ pub struct Options {
     pub controllers: Vec<String>,
     /// Leaves the routing kinds undefined.
     pub bare: bool,
+    /// Gives the controller no ServiceAccount and no rights.
+    pub without_rights: bool,
     /// The controller goes by a [`Proxy`], which can be cut.
     pub proxied: bool,
 }
@@ -77,10 +79,12 @@ impl Cluster {
         cluster.wait_ready().await?;
         let mut cluster = cluster;
         cluster.servers.start_controller_manager()?;
-        cluster.apply(&rights::of_the_controller()?).await?;
-        let account = ["create", "token", rights::ACCOUNT, "-n", rights::NAMESPACE];
-        let token = cluster.kubectl(&account, "").await?;
-        cluster.servers.set_account_token(token.trim());
+        if !options.without_rights {
+            cluster.apply(&rights::of_the_controller()?).await?;
+            let account = ["create", "token", rights::ACCOUNT, "-n", rights::NAMESPACE];
+            let token = cluster.kubectl(&account, "").await?;
+            cluster.servers.set_account_token(token.trim());
+        }
         if !options.bare {
             cluster.define_kinds().await?;
         }
@@ -235,7 +239,15 @@ impl Cluster {
     /// # Errors
     /// When it can't be read.
     pub fn audit(&self) -> Result<Vec<Value>> {
-        self.servers.audit(rights::USER)
+        self.audit_of(rights::USER)
+    }
+
+    /// What the audit log holds of a user, oldest first.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn audit_of(&self, user: &str) -> Result<Vec<Value>> {
+        self.servers.audit(user)
     }
 
     async fn wait_ready(&self) -> Result<()> {

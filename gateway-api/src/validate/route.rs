@@ -94,7 +94,7 @@ impl ModelRoute {
                 if target.external() {
                     issues.push(FieldIssue::new(
                         format!("{path}.targetModels[{j}].externalModelProviderName"),
-                        "external targets are not served yet: requests that fall on it are answered 503",
+                        "external targets are not served yet: requests that fall on one are answered 503",
                     ));
                 }
             }
