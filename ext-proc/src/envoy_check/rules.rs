@@ -113,11 +113,18 @@ pub(super) const MESSAGE_TIMEOUT: Rule = rule(
     "a request is held for up to 5 s when there is no state yet",
 );
 
-pub(super) const GRPC_ACCESS_LOG: &[Rule] = &[rule(
-    "/common_config/buffer_flush_interval",
-    Between(1, 500),
-    "what is in flight would be counted too long",
-)];
+pub(super) const GRPC_ACCESS_LOG: &[Rule] = &[
+    rule(
+        "/common_config/buffer_flush_interval",
+        Between(1, 500),
+        "what is in flight would be counted too long",
+    ),
+    rule(
+        "/common_config/buffer_size_bytes",
+        AtLeast(1 << 20),
+        "Envoy drops entries while bodies back up the connection that they share",
+    ),
+];
 
 pub(super) const ROUTE: &[Rule] = &[
     rule(

@@ -52,6 +52,11 @@ fn each_setting_that_we_depend_on_is_found_when_it_is_missing_or_wrong() {
             "/access_log/1/typed_config/common_config/buffer_flush_interval".to_owned(),
             json!("1s"),
         ),
+        (
+            MANAGER,
+            "/access_log/1/typed_config/common_config/buffer_size_bytes".to_owned(),
+            json!(16_384),
+        ),
         (MANAGER, format!("{filter}/message_timeout"), Value::Null),
         (MANAGER, format!("{filter}/failure_mode_allow"), json!(true)),
         (MANAGER, format!("{filter}/status_on_error"), Value::Null),

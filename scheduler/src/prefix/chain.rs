@@ -8,7 +8,7 @@
 //! one always. A prompt of 400 kB has 6,250 blocks and about 150 checkpoints, and a match found at one of them
 //! understates the shared length by at most 1/16.
 //!
-//! What lies between two checkpoints is hashed in units of as many blocks as fit into [`UNIT_BYTES`], at most the whole
+//! What lies between two checkpoints is hashed in units of as many blocks as fit into `UNIT_BYTES` (1,024), at most the whole
 //! distance, at least one block: a power of two, so that each checkpoint but the final one ends a unit. With `h_0 = 0`,
 //! `h_n = XXH3_64(seed = h_(n-1), bytes of unit n)`, where the last unit may be cut short by the end of the prompt. So the
 //! hash at a checkpoint stands for everything up to it, and two prompts that share their first `n` bytes share all
