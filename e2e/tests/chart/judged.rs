@@ -1,7 +1,8 @@
 //! Story: what we refuse an API server refuses, what we accept it accepts, and it warns of what we warn of: by schemas and policies as the chart
 //! installs them. Where it can't be so, an example says why.
 
-use kthena_gateway_api::{ExternalModelProvider, FieldIssue, ModelRoute, ModelServer};
+use kthena_e2e::cluster::parts::Part;
+use kthena_gateway_api::{ExternalModelProvider, FieldIssue, InferencePool, ModelRoute, ModelServer};
 use kthena_scheduler::profile::config::{PluginSet, Scheduler};
 use kube::client::Body;
 use serde_json::json;
@@ -38,6 +39,10 @@ fn judge(example: &Example) -> serde_json::Result<Judgement> {
             let server: ModelServer = serde_json::from_value(object)?;
             (server.validate(), server.warnings())
         }
+        "InferencePool" => {
+            let pool: InferencePool = serde_json::from_value(object)?;
+            (pool.validate(), Vec::new())
+        }
         _ => {
             let provider: ExternalModelProvider = serde_json::from_value(object)?;
             (provider.validate(), provider.warnings())
@@ -63,9 +68,8 @@ struct Answer {
 
 async fn theirs(cluster: &Cluster, object: &Value) -> Answer {
     let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
-    let path = format!(
-        "/apis/networking.serving.volcano.sh/v1alpha1/namespaces/default/{plural}?dryRun=All&fieldValidation=Strict"
-    );
+    let version = object["apiVersion"].as_str().unwrap();
+    let path = format!("/apis/{version}/namespaces/default/{plural}?dryRun=All&fieldValidation=Strict");
     let request = http::Request::post(path)
         .header("content-type", "application/json")
         .body(Body::from(object.to_string().into_bytes()))
@@ -198,6 +202,13 @@ async fn we_and_an_api_server_judge_alike() {
     let folder = Scratch::new("judged").unwrap();
     let cluster = bare(&folder, &[]).await;
     helm(&cluster, "install", &["--create-namespace"]);
+    let pools = Part::InferencePoolDefinition.path().unwrap();
+    cluster
+        .kubectl(&["apply", "-f", pools.to_str().unwrap()], "")
+        .await
+        .unwrap();
+    let established = ["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"];
+    cluster.kubectl(&established, "").await.unwrap();
     wait_in_force(&cluster).await;
     good_ones(&cluster).await;
     bad_ones(&cluster).await;
