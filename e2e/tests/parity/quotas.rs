@@ -57,13 +57,20 @@ fn at_least_three_endpoints_serve_in_each_picture() {
     }
 }
 
+/// Rows for what only one of the shells can be: stories of its own tell them.
+const OF_ONE_SHELL: [&str; 1] = ["the wasm filter with `hold: off`, and the head names no model"];
+
 #[test]
 fn every_row_of_the_table_of_errors_is_told_in_both_forms() {
     if is_generating() {
         return;
     }
     let all = all();
-    for row in documented(OURS).keys() {
+    let rows = documented(OURS);
+    for row in OF_ONE_SHELL {
+        assert!(rows.contains_key(row), "the table has lost: {row}");
+    }
+    for row in rows.keys().filter(|row| !OF_ONE_SHELL.contains(&row.as_str())) {
         for is_messages in [false, true] {
             let told = count(&all, |entry, got| {
                 let in_form = (entry.request.path == "/v1/messages") == is_messages;
