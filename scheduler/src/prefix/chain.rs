@@ -79,8 +79,8 @@ pub struct ChainBuilder {
     block_bytes: NonZeroU32,
     /// The most blocks in a unit, a power of two.
     most_blocks: u32,
-    /// Room for the longest unit; of the one at hand, the first `filled` bytes have arrived.
-    unit: Box<[u8]>,
+    /// Room for a unit, and as large as the longest one so far; of the one at hand, the first `filled` bytes have arrived.
+    unit: Vec<u8>,
     filled: usize,
     /// Bytes of the unit at hand.
     wanted: usize,
@@ -95,11 +95,10 @@ impl ChainBuilder {
     /// A builder for blocks of `block_bytes` bytes. Its memory is one unit and the checkpoints.
     pub fn new(block_bytes: NonZeroU32) -> Self {
         let most_blocks = 1 << (UNIT_BYTES / block_bytes).checked_ilog2().unwrap_or(0);
-        let unit = vec![0; most_blocks as usize * block_bytes.get() as usize];
         Self {
             block_bytes,
             most_blocks,
-            unit: unit.into(),
+            unit: vec![0; block_bytes.get() as usize],
             filled: 0,
             wanted: block_bytes.get() as usize,
             hash: 0,
@@ -175,6 +174,9 @@ impl ChainBuilder {
             let distance = distance(self.blocks);
             self.next = self.blocks.saturating_add(distance);
             self.wanted = distance.min(self.most_blocks) as usize * block_bytes;
+            if self.unit.len() < self.wanted {
+                self.unit.resize(self.wanted, 0);
+            }
         }
     }
 }
