@@ -27,18 +27,19 @@ async fn wait_condition(system: &mut System, what: &str, type_: &str, wanted: &s
     .unwrap_or_else(|error| panic!("{error:#}: {seen}"));
 }
 
+/// The ModelServer as the API server has it now.
+async fn llama_server(system: &mut System) -> Value {
+    let cluster = system.kubernetes().unwrap();
+    cluster.get("modelserver/llama", "default").await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_say_what_became_of_an_object() {
     let mut system = start(on_a_cluster(2)).await;
     wait_condition(&mut system, "modelroute/llama", "Programmed", "True Programmed").await;
     wait_condition(&mut system, "modelserver/llama", "Programmed", "True Programmed").await;
     wait_condition(&mut system, "modelserver/llama", "ResolvedRefs", "True ResolvedRefs").await;
-    let server = system
-        .kubernetes()
-        .unwrap()
-        .get("modelserver/llama", "default")
-        .await
-        .unwrap();
+    let server = llama_server(&mut system).await;
     assert_eq!(server["status"]["endpoints"], json!({"selected": 2, "ready": 2}));
     assert_eq!(server["status"]["observedGeneration"], server["metadata"]["generation"]);
 
@@ -47,12 +48,7 @@ async fn conditions_say_what_became_of_an_object() {
     cluster.set_pod_ready("default", "llama-0", false).await.unwrap();
     cluster.set_pod_ready("default", "llama-1", false).await.unwrap();
     wait_condition(&mut system, "modelserver/llama", "ResolvedRefs", "False NoEndpoints").await;
-    let server = system
-        .kubernetes()
-        .unwrap()
-        .get("modelserver/llama", "default")
-        .await
-        .unwrap();
+    let server = llama_server(&mut system).await;
     assert_eq!(server["status"]["endpoints"], json!({"selected": 2, "ready": 0}));
 
     // A target that is not there.
