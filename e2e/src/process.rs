@@ -17,6 +17,9 @@ use anyhow::{Context as _, Result, bail};
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(5);
 
+/// A process that is told to stop stands still within this time.
+const PAUSED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Clock ticks a second in `/proc/<pid>/stat`, a constant of Linux's user interface on all architectures that we run on.
 const TICKS: u64 = 100;
 
@@ -147,6 +150,29 @@ impl Process {
             );
         }
         Ok(())
+    }
+
+    /// Stops the process until it gets `CONT`, and waits until it stands still: a thread that runs may still answer.
+    ///
+    /// # Errors
+    /// When the process is gone, or does not stop in time.
+    pub async fn pause(&self) -> Result<()> {
+        self.signal("STOP")?;
+        let threads = format!("/proc/{}/task", self.id());
+        let stands = |stat: &str| {
+            let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+            state.trim_start().starts_with('T')
+        };
+        wait_until("all threads to stand still", PAUSED_WITHIN, async || {
+            let Ok(threads) = fs::read_dir(&threads) else {
+                return false;
+            };
+            let mut stats = threads
+                .flatten()
+                .flat_map(|thread| fs::read_to_string(thread.path().join("stat")));
+            stats.all(|stat| stands(&stat))
+        })
+        .await
     }
 
     /// CPU time used so far, user and system, of all its threads. The resolution is 10 ms.

@@ -126,7 +126,7 @@ async fn a_stream_in_flight_survives_its_processor_when_that_had_nothing_more_to
 async fn a_processor_that_hangs_is_left_aside() {
     let pod = named("pod").await;
     let pair = pair(pod.address(), &["--ends-stream"]).await;
-    pair.first.signal("STOP").unwrap();
+    pair.first.pause().await.unwrap();
     pair.rig.wait_for("kthena-ext-proc", "membership_healthy", 1).await;
     for _ in 0..20 {
         assert_eq!(who(&pair.rig.chat().await), "pod");

@@ -161,7 +161,7 @@ async fn what_envoy_answers_by_itself_is_what_the_document_says() {
 
     // A process that stands still takes connections and answers nothing.
     let stopped = system.ext_proc(0).unwrap().process().unwrap();
-    stopped.signal("STOP").unwrap();
+    stopped.pause().await.unwrap();
     let row = "kthena-ext-proc does not answer within `message_timeout`";
     assert_documented(&system, &rows, row, &new_question("llama")).await;
     let row = "no kthena-ext-proc can be reached";
