@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use anyhow::Result;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::fleet::{Group, Received};
 use super::manifests::model_route;
@@ -78,6 +80,33 @@ pub fn llama(endpoints: u8) -> Options {
         routes: vec![model_route("llama", "llama", "llama")],
         ..Options::default()
     }
+}
+
+/// The model `s` on one model server that computes one request at a time, with room for one that waits.
+#[must_use]
+pub fn one_at_a_time() -> Options {
+    let group = Group {
+        figures: "profile=test-nodelay,step_ms=50,max_num_seqs=1".to_owned(),
+        scheduling: Some(json!({"pluginConfig": [{"name": "least-request", "args": {"maxWaitingRequests": 1}}]})),
+        ..Group::instant("s", "meta/llama", 1)
+    };
+    Options {
+        groups: vec![group],
+        routes: vec![model_route("s", "s", "s")],
+        controller_flags: vec!["--scrape-interval=200ms".to_owned()],
+        ..Options::default()
+    }
+}
+
+/// Fills the model server of [`one_at_a_time`]: one request runs for longer than any story takes, the other waits for it.
+#[must_use]
+pub fn fill(system: &System) -> Vec<JoinHandle<Result<Answer>>> {
+    let long = json!({"model": "s", "messages": [{"role": "user", "content": "x"}], "max_tokens": 10_000}).to_string();
+    let ask = || {
+        let (client, ask) = (system.client().clone(), Ask::post(CHAT, long.clone()));
+        tokio::spawn(async move { client.send(ask).await })
+    };
+    (0..2).map(|_| ask()).collect()
 }
 
 /// A question that nobody has asked before, and so has no home yet.

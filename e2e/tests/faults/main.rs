@@ -28,7 +28,9 @@ mod tls;
 mod unavailable;
 
 use kthena_e2e::process::wait_until;
-pub(crate) use kthena_e2e::system::story::{CHAT, SOON, llama, log_line, new_question, send, start, who};
+pub(crate) use kthena_e2e::system::story::{
+    CHAT, SOON, fill, llama, log_line, new_question, one_at_a_time, send, start, who,
+};
 use kthena_e2e::system::{Part, System};
 use serde_json::Value;
 

@@ -6,41 +6,24 @@ use std::time::{Duration, Instant};
 use kthena_e2e::client::Ask;
 use kthena_e2e::envoy::place;
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::fleet::Group;
-use kthena_e2e::system::manifests::model_route;
 use kthena_e2e::system::{Change, Options, Part, System};
 use kthena_simulator::Fault;
 use serde_json::{Value, json};
 
 use crate::documented::{ENVOYS, OURS, assert_documented, documented};
-use crate::{CHAT, SOON, gauge, llama, new_question, pods, send, start, wait_idle};
+use crate::{SOON, fill, gauge, llama, new_question, one_at_a_time, pods, send, start, wait_idle};
 
 const MESSAGE_TIMEOUT: &str =
     "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/message_timeout";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_operator_rejects_a_full_queue_is_429_until_it_has_room() {
-    let one_at_a_time = Group {
-        figures: "profile=test-nodelay,step_ms=50,max_num_seqs=1".to_owned(),
-        scheduling: Some(json!({"pluginConfig": [{"name": "least-request", "args": {"maxWaitingRequests": 1}}]})),
-        ..Group::instant("s", "meta/llama", 1)
-    };
     let system = start(Options {
-        groups: vec![one_at_a_time],
-        routes: vec![model_route("s", "s", "s")],
         ext_proc_flags: vec!["--when-saturated=reject".to_owned()],
-        controller_flags: vec!["--scrape-interval=200ms".to_owned()],
-        ..Options::default()
+        ..one_at_a_time()
     })
     .await;
-    // One runs for longer than this story takes, the other waits for it.
-    let long = json!({"model": "s", "messages": [{"role": "user", "content": "x"}], "max_tokens": 10_000}).to_string();
-    let held: Vec<_> = (0..2)
-        .map(|_| {
-            let (client, ask) = (system.client().clone(), Ask::post(CHAT, long.clone()));
-            tokio::spawn(async move { client.send(ask).await })
-        })
-        .collect();
+    let held = fill(&system);
     wait_waiting(&system, 1).await;
     let row = "every endpoint is saturated, and `--when-saturated reject`";
     assert_documented(&system, &documented(OURS), row, &new_question("s")).await;

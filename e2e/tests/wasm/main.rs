@@ -53,7 +53,7 @@ mod traces;
 use kthena_e2e::client::Client;
 use kthena_e2e::process::wait_until;
 pub(crate) use kthena_e2e::system::story::{
-    CHAT, SOON, group_of, last_received, llama, log_line, new_question, question, send, who,
+    CHAT, SOON, fill, group_of, last_received, llama, log_line, new_question, one_at_a_time, question, send, who,
 };
 use kthena_e2e::system::{Filter, Options, Part, System};
 use serde_json::{Value, json};

@@ -2,37 +2,21 @@
 
 use kthena_e2e::client::Ask;
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::fleet::Group;
-use kthena_e2e::system::manifests::model_route;
 use kthena_e2e::system::{Filter, Options};
 use serde_json::json;
 
 use crate::documented::{OURS, assert_documented, documented};
-use crate::{CHAT, SOON, new_question, send, start, wait_idle};
+use crate::{SOON, fill, new_question, one_at_a_time, send, start, wait_idle};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_429_until_it_has_room() {
-    let one_at_a_time = Group {
-        figures: "profile=test-nodelay,step_ms=50,max_num_seqs=1".to_owned(),
-        scheduling: Some(json!({"pluginConfig": [{"name": "least-request", "args": {"maxWaitingRequests": 1}}]})),
-        ..Group::instant("s", "meta/llama", 1)
-    };
     let system = start(Options {
-        groups: vec![one_at_a_time],
-        routes: vec![model_route("s", "s", "s")],
         filter: Filter::Wasm(json!({"when_saturated": "reject"})),
         workers: 1,
-        controller_flags: vec!["--scrape-interval=200ms".to_owned()],
-        ..Options::default()
+        ..one_at_a_time()
     })
     .await;
-    let long = json!({"model": "s", "messages": [{"role": "user", "content": "x"}], "max_tokens": 10_000}).to_string();
-    let held: Vec<_> = (0..2)
-        .map(|_| {
-            let (client, ask) = (system.client().clone(), Ask::post(CHAT, long.clone()));
-            tokio::spawn(async move { client.send(ask).await })
-        })
-        .collect();
+    let held = fill(&system);
     let rejects = async || {
         send(
             &system,
