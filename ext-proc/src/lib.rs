@@ -15,3 +15,4 @@ pub mod state;
 pub mod stream;
 pub mod telemetry;
 pub mod wire;
+pub mod workers;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|first| first == "check-envoy") {
         args.remove(1);
         return match CheckEnvoy::try_parse_from(args) {
-            Ok(flags) => run(None, check(flags)),
+            Ok(flags) => run(check(flags)),
             Err(error) => refused(&error),
         };
     }
@@ -44,9 +44,7 @@ fn serve(config: Config) -> ExitCode {
         eprintln!("kthena-ext-proc: {error}");
         return ExitCode::from(USAGE);
     }
-    run(config.serve.workers, async {
-        server::run(config).await.map(|()| ExitCode::SUCCESS)
-    })
+    run(async { server::run(config).await.map(|()| ExitCode::SUCCESS) })
 }
 
 async fn check(flags: CheckEnvoy) -> anyhow::Result<ExitCode> {
@@ -62,12 +60,13 @@ async fn check(flags: CheckEnvoy) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn run(workers: Option<u16>, work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(workers) = workers {
-        runtime.worker_threads(usize::from(workers));
-    }
-    let ended = match runtime.enable_all().build() {
+/// Requests are served by threads of their own: what is left is the state, the pages and a signal to wait for.
+fn run(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let ended = match runtime {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => Err(error.into()),
     };

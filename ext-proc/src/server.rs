@@ -16,9 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -31,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::state::{State, Subscription, Timing};
 use crate::stream::{self, Shared};
 use crate::telemetry;
+use crate::workers::{Connections, Listener, Workers};
 
 /// Names under which health is asked for: the server as a whole, liveness, readiness, and the service that Envoy uses.
 const READINESS: [&str; 3] = ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor"];
@@ -51,22 +50,17 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the gRPC services are reached.
-enum Incoming {
-    Tcp(TcpIncoming),
-    Unix(UnixListenerStream, PathBuf),
-}
-
 /// Runs until a signal ends it.
 ///
 /// # Errors
 /// When it cannot begin: a port is taken, a file cannot be read, a flag does not fit another.
 pub async fn run(config: Config) -> Result<()> {
     let (shared, pages) = assemble(&config)?;
-    let mut incoming = Vec::new();
+    let mut listeners = Vec::new();
     for listen in &config.serve.listen {
-        incoming.push(bind(listen).await?);
+        listeners.push(bind(listen).await?);
     }
+    let workers = Workers::start(threads(&config.serve))?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     serve_pages(&config.serve, &pages, &mut tasks).await?;
@@ -87,8 +81,15 @@ pub async fn run(config: Config) -> Result<()> {
         ));
     let tls = identity(&config.serve).await?;
     let mut servers = JoinSet::new();
-    for incoming in incoming {
-        servers.spawn(serve(incoming, routes.clone(), tls.clone(), stopping.clone()));
+    for listener in listeners {
+        // Whoever may open a socket is trusted: its file says who.
+        let tls = tls.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
+        let (shares, accepting) = workers.share(listener);
+        for (thread, connections) in shares {
+            let served = serve(connections, routes.clone(), tls.clone(), stopping.clone());
+            servers.spawn_on(served, &thread);
+        }
+        tasks.spawn(accepting);
     }
     tracing::info!(
         listen = %config.serve.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
@@ -114,6 +115,11 @@ pub async fn run(config: Config) -> Result<()> {
     // Sending the last spans may block for some seconds, when nobody takes them.
     tokio::task::block_in_place(|| shared.tracing.shutdown());
     Ok(())
+}
+
+fn threads(serve: &Serve) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    serve.workers.map_or_else(cores, usize::from)
 }
 
 /// What streams share, and the pages about it.
@@ -257,19 +263,19 @@ fn taken(address: &str, flag: &str) -> String {
     format!("cannot listen on {address}: free it, or choose another with {flag}")
 }
 
-async fn bind(listen: &Listen) -> Result<Incoming> {
+async fn bind(listen: &Listen) -> Result<Listener> {
     match listen {
         Listen::Tcp(address) => {
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| taken(&address.to_string(), "--listen"))?;
-            Ok(Incoming::Tcp(TcpIncoming::from(listener).with_nodelay(Some(true))))
+            let listener = TcpListener::bind(address).await;
+            Ok(Listener::Tcp(listener.with_context(|| {
+                taken(&address.to_string(), "--listen")
+            })?))
         }
         Listen::Unix(path) => {
             forget_dead_socket(path).await?;
             let listener =
                 UnixListener::bind(path).with_context(|| taken(&format!("unix:{}", path.display()), "--listen"))?;
-            Ok(Incoming::Unix(UnixListenerStream::new(listener), path.clone()))
+            Ok(Listener::Unix(listener, path.clone()))
         }
     }
 }
@@ -305,42 +311,27 @@ async fn identity(serve: &Serve) -> Result<Option<ServerTlsConfig>> {
 }
 
 async fn serve(
-    incoming: Incoming,
+    connections: Connections,
     routes: Routes,
     tls: Option<ServerTlsConfig>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut server = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS);
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).context("--tls-cert and --tls-key")?;
+    }
     let stopped = async move {
         // An error means that the sender is gone, and with it the process.
         let _ = stopping.wait_for(|stop| *stop).await;
     };
-    match incoming {
-        Incoming::Tcp(tcp) => {
-            if let Some(tls) = tls {
-                server = server.tls_config(tls).context("--tls-cert and --tls-key")?;
-            }
-            server
-                .add_routes(routes)
-                .serve_with_incoming_shutdown(tcp, stopped)
-                .await?;
-        }
-        // Whoever may open the socket is trusted: its file says who.
-        Incoming::Unix(unix, path) => {
-            let ended = server
-                .add_routes(routes)
-                .serve_with_incoming_shutdown(unix, stopped)
-                .await;
-            // It may be gone already, with its folder.
-            let _ = tokio::fs::remove_file(path).await;
-            ended?;
-        }
-    }
+    server
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections, stopped)
+        .await?;
     Ok(())
 }

@@ -88,7 +88,7 @@ pub struct Serve {
     /// How long a stopping process waits for the requests it has.
     #[arg(long, env = "KTHENA_DRAIN_TIMEOUT", default_value = "5m", value_parser = values::duration, value_name = "TIME")]
     pub drain_timeout: Duration,
-    /// Threads that serve; all cores when left out.
+    /// Threads that serve, each of them the connections that it was given; all cores when left out.
     #[arg(long, env = "KTHENA_WORKERS", value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     pub workers: Option<u16>,
 }
