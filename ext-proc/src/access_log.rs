@@ -6,39 +6,75 @@
 //! settled. A stream has no end of its own: a stopping process ends it when the last request is over, and Envoy opens another
 //! elsewhere. It fails by forgetting one entry, never the stream: an entry without our facts is not ours.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::{
-    AccessLogService, AccessLogServiceServer,
-};
-use envoy_types::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, StreamAccessLogsResponse};
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
 
 use crate::metrics::Request as Counted;
 use crate::stream::Shared;
-use crate::wire::log::{Finished, entries};
+use crate::wire::log::{Finished, Logs, Noted};
+use crate::wire::{StreamAccessLogs, Streams};
 
-/// The gRPC service.
-#[derive(Clone, Debug)]
-pub struct AccessLog {
+/// Bytes of one message: twice what Envoy keeps before it sends (`buffer_size_bytes` of envoy.yaml).
+const LARGEST_MESSAGE: usize = 4 << 20;
+
+/// The gRPC service, until `closing` is true. Leases outlive the last stream by `grace`.
+pub fn service(
     shared: Arc<Shared>,
-    /// How long leases outlive the last access-log stream.
     grace: Duration,
-    /// True ends all streams.
     closing: watch::Receiver<bool>,
+) -> Streams<StreamAccessLogs, impl Fn(Streaming<Logs>) -> Reading + Clone + Send + Sync + 'static> {
+    let start = move |messages| {
+        shared.metrics.readings().log_streams.fetch_add(1, Relaxed);
+        let mut closing = closing.clone();
+        Reading {
+            messages,
+            // An error means that the sender is gone, and with it the process.
+            closed: Box::pin(async move { drop(closing.wait_for(|closing| *closing).await) }),
+            ended: false,
+            connected: Connected {
+                shared: Arc::clone(&shared),
+                grace,
+            },
+        }
+    };
+    Streams::new(start, LARGEST_MESSAGE)
 }
 
-impl AccessLog {
-    /// Serves with what is shared, until `closing` is true.
-    pub fn service(
-        shared: Arc<Shared>,
-        grace: Duration,
-        closing: watch::Receiver<bool>,
-    ) -> AccessLogServiceServer<Self> {
-        AccessLogServiceServer::new(Self { shared, grace, closing })
+/// One stream of entries, whose only reply says that it is over.
+pub struct Reading {
+    messages: Streaming<Logs>,
+    closed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
+    connected: Connected,
+}
+
+impl Stream for Reading {
+    type Item = Result<Noted, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, poller: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while !self.ended && self.closed.as_mut().poll(poller).is_pending() {
+            match ready!(Pin::new(&mut self.messages).poll_next(poller)) {
+                None => break,
+                Some(Err(status)) => {
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(status)));
+                }
+                Some(Ok(logs)) => {
+                    for entry in logs.finished() {
+                        finish(&self.connected.shared, &entry);
+                    }
+                }
+            }
+        }
+        let is_last = !std::mem::replace(&mut self.ended, true);
+        Poll::Ready(is_last.then_some(Ok(Noted {})))
     }
 }
 
@@ -63,34 +99,6 @@ impl Drop for Connected {
                 }
             }
         });
-    }
-}
-
-#[tonic::async_trait]
-impl AccessLogService for AccessLog {
-    async fn stream_access_logs(
-        &self,
-        request: Request<Streaming<StreamAccessLogsMessage>>,
-    ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        self.shared.metrics.readings().log_streams.fetch_add(1, Relaxed);
-        let _connected = Connected {
-            shared: Arc::clone(&self.shared),
-            grace: self.grace,
-        };
-        let mut messages = request.into_inner();
-        let mut closing = self.closing.clone();
-        loop {
-            let message = tokio::select! {
-                message = messages.message() => message?,
-                // An error means that the sender is gone, and with it the process.
-                _ = closing.wait_for(|closing| *closing) => None,
-            };
-            let Some(message) = message else { break };
-            for entry in entries(message) {
-                finish(&self.shared, &entry);
-            }
-        }
-        Ok(Response::new(StreamAccessLogsResponse {}))
     }
 }
 

@@ -21,7 +21,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::access_log::AccessLog;
+use crate::access_log;
 use crate::admin::Pages;
 use crate::config::{Config, Listen, Serve};
 use crate::decisions::Decisions;
@@ -74,7 +74,7 @@ pub async fn run(config: Config) -> Result<()> {
     tasks.spawn(report_health(reporter, Arc::clone(&pages), Arc::clone(&shared.state)));
     let routes = Routes::new(health)
         .add_service(stream::service(Arc::clone(&shared)))
-        .add_service(AccessLog::service(
+        .add_service(access_log::service(
             Arc::clone(&shared),
             config.requests.access_log_grace,
             logs_closing,
@@ -267,9 +267,9 @@ async fn bind(listen: &Listen) -> Result<Listener> {
     match listen {
         Listen::Tcp(address) => {
             let listener = TcpListener::bind(address).await;
-            Ok(Listener::Tcp(listener.with_context(|| {
-                taken(&address.to_string(), "--listen")
-            })?))
+            Ok(Listener::Tcp(
+                listener.with_context(|| taken(&address.to_string(), "--listen"))?,
+            ))
         }
         Listen::Unix(path) => {
             forget_dead_socket(path).await?;

@@ -52,7 +52,10 @@ pub enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
-/// A connection as it goes from the thread that accepts to the one that serves.
+/// A connection as it goes from the thread that accepts to the one that serves, and what counts it there.
+type Given = (Accepted, Arc<()>);
+
+/// A connection that no thread has yet.
 #[derive(Debug)]
 enum Accepted {
     Tcp(std::net::TcpStream),
@@ -104,12 +107,10 @@ impl Worker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
-        thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                // An error is the end: nothing is ever sent.
-                let _ = runtime.block_on(ended);
-            })?;
+        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            // An error is the end: nothing is ever sent.
+            let _ = runtime.block_on(ended);
+        })?;
         Ok(Self {
             runtime: handle,
             open: Arc::new(()),
@@ -122,8 +123,8 @@ impl Worker {
 pub type Connections = Pin<Box<dyn tokio_stream::Stream<Item = io::Result<Connection>> + Send>>;
 
 /// Registers each connection with the thread that asks for the next.
-fn connections(receiver: mpsc::Receiver<(Accepted, Arc<()>)>) -> Connections {
-    let taken_up = |(accepted, open)| {
+fn connections(receiver: mpsc::Receiver<Given>) -> Connections {
+    let taken_up = |(accepted, open): Given| {
         let io = match accepted {
             Accepted::Tcp(stream) => Io::Tcp(TcpStream::from_std(stream)?),
             Accepted::Unix(stream) => Io::Unix(UnixStream::from_std(stream)?),
@@ -134,7 +135,7 @@ fn connections(receiver: mpsc::Receiver<(Accepted, Arc<()>)>) -> Connections {
 }
 
 /// Gives each connection to the thread with fewest, until no thread takes any.
-async fn accept(listener: Listener, threads: Vec<(Arc<()>, mpsc::Sender<(Accepted, Arc<()>)>)>) {
+async fn accept(listener: Listener, threads: Vec<(Arc<()>, mpsc::Sender<Given>)>) {
     let closed = async {
         for (_, sender) in &threads {
             sender.closed().await;

@@ -29,7 +29,7 @@ use crate::metrics::{Active, Metrics, Request as Counted};
 use crate::state::State;
 use crate::stream::conversation::{Conversation, News};
 use crate::telemetry::{RequestSpan, Tracing};
-use crate::wire::{BodyMode, Event, ExternalProcessor, ProcessingRequest, ProcessingResponse, Replies, decode};
+use crate::wire::{BodyMode, Event, Process, ProcessingRequest, ProcessingResponse, Replies, Streams, decode};
 
 /// What all streams share.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Shared {
 /// The gRPC service. Its bound on one message of Envoy follows from that on a buffered body, which comes in one.
 pub fn service(
     shared: Arc<Shared>,
-) -> ExternalProcessor<impl Fn(Streaming<ProcessingRequest>) -> Conversing + Clone + Send + Sync + 'static> {
+) -> Streams<Process, impl Fn(Streaming<ProcessingRequest>) -> Conversing + Clone + Send + Sync + 'static> {
     let bound = usize::try_from(shared.settings.max_body_bytes)
         .unwrap_or(usize::MAX)
         .saturating_add(1 << 20);
@@ -86,7 +86,7 @@ pub fn service(
         }
     };
     // A body that is over the bound still has to arrive, to be answered with 413 and not with a broken stream.
-    ExternalProcessor::new(start, bound.saturating_mul(2))
+    Streams::new(start, bound.saturating_mul(2))
 }
 
 /// One stream.

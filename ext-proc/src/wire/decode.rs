@@ -1,13 +1,13 @@
 //! Envoy's messages as events. Bodies and headers are moved out of the message, never copied.
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::{HeaderMap, Metadata};
+use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::HttpHeaders;
-use envoy_types::pb::google::protobuf::value::Kind;
 
 use kthena_scheduler::exchange::RequestHead;
 
+use crate::wire::fields::Metadata;
 use crate::wire::message::{ProcessingRequest, RequestPart};
 use crate::wire::modes::{BodyMode, Modes};
 
@@ -149,12 +149,7 @@ fn response_head(headers: HttpHeaders, metadata: Option<&Metadata>) -> Event {
 /// The endpoint that served, as the host writes it beside the one we asked for (endpoint picker protocol).
 pub(super) fn served_in(metadata: &Metadata) -> Option<String> {
     let served = metadata
-        .filter_metadata
-        .get("envoy.lb")?
-        .fields
-        .get("x-gateway-destination-endpoint-served")?;
-    match &served.kind {
-        Some(Kind::StringValue(address)) if !address.is_empty() => Some(address.clone()),
-        _ => None,
-    }
+        .fields("envoy.lb")?
+        .text("x-gateway-destination-endpoint-served")?;
+    (!served.is_empty()).then(|| served.to_owned())
 }

@@ -5,21 +5,21 @@
 
 use std::collections::VecDeque;
 
-use envoy_types::pb::envoy::config::core::v3::{
-    HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
-};
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::{
     ProcessingMode, processing_mode::HeaderSendMode,
 };
-use envoy_types::pb::envoy::service::ext_proc::v3::{HeaderMutation, ImmediateResponse, TrailersResponse};
+use envoy_types::pb::envoy::service::ext_proc::v3::TrailersResponse;
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
 use kthena_scheduler::exchange::{CONTROL_HEADERS, Header, LocalReply, header};
 
 use crate::wire::body::Body;
+use crate::wire::fields::Fields;
 use crate::wire::message::{
-    BodyMutation, CommonResponse, Mutation, PartResponse, ProcessingResponse, Reply, StreamedBodyResponse,
+    BodyMutation, CommonResponse, HeaderMutation, HeaderValue, HeaderValueOption, ImmediateResponse, Mutation,
+    PartResponse, ProcessingResponse, Reply, StreamedBodyResponse,
 };
 
 /// Envoy refuses pieces of 64 KiB and more in full duplex.
@@ -210,15 +210,14 @@ impl Replies {
                 set_headers: set(std::iter::once(json).chain(reply.headers)),
                 ..HeaderMutation::default()
             }),
-            body: reply.body,
+            body: reply.body.into(),
             details: format!("kthena_{}", reply.details),
-            ..ImmediateResponse::default()
         };
         let facts = facts.into_iter().chain([counted()]).collect();
         self.push(Reply::Immediate(immediate), metadata(None, facts));
     }
 
-    fn push(&mut self, response: Reply, dynamic_metadata: Option<Struct>) {
+    fn push(&mut self, response: Reply, dynamic_metadata: Option<Fields>) {
         self.0.push_back(ProcessingResponse {
             response: Some(response),
             dynamic_metadata,
@@ -235,18 +234,16 @@ fn counted() -> (&'static str, String) {
 fn set(headers: impl IntoIterator<Item = Header>) -> Vec<HeaderValueOption> {
     let option = |Header { name, value }| HeaderValueOption {
         header: Some(HeaderValue {
-            key: name.to_owned(),
-            raw_value: value.into_bytes(),
-            ..HeaderValue::default()
+            key: Bytes::from_static(name.as_bytes()),
+            raw_value: value.into(),
         }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
-        ..HeaderValueOption::default()
     };
     headers.into_iter().map(option).collect()
 }
 
 /// Control headers that a client may have sent and that we do not set.
-fn removed(set: &[HeaderValueOption]) -> Vec<String> {
+fn removed(set: &[HeaderValueOption]) -> Vec<Bytes> {
     let is_set = |name: &str| {
         set.iter()
             .any(|option| option.header.as_ref().is_some_and(|h| h.key == name))
@@ -254,29 +251,16 @@ fn removed(set: &[HeaderValueOption]) -> Vec<String> {
     CONTROL_HEADERS
         .iter()
         .filter(|name| !is_set(name))
-        .map(|name| (*name).to_owned())
+        .map(|name| Bytes::from_static(name.as_bytes()))
         .collect()
 }
 
-fn strings(fields: impl IntoIterator<Item = (&'static str, String)>) -> Value {
-    let value = |text| Value {
-        kind: Some(Kind::StringValue(text)),
-    };
-    let fields = fields
-        .into_iter()
-        .map(|(name, text)| (name.to_owned(), value(text)))
-        .collect();
-    Value {
-        kind: Some(Kind::StructValue(Struct { fields })),
-    }
-}
-
 /// Dynamic metadata: the destination list where the load balancer reads it, our own facts beside it.
-fn metadata(destinations: Option<String>, facts: Vec<(&'static str, String)>) -> Option<Struct> {
-    let lb = destinations.map(|list| ("envoy.lb".to_owned(), strings([(header::DESTINATION, list)])));
-    let ours = (!facts.is_empty()).then(|| ("kthena".to_owned(), strings(facts)));
-    let fields: std::collections::HashMap<_, _> = lb.into_iter().chain(ours).collect();
-    (!fields.is_empty()).then_some(Struct { fields })
+fn metadata(destinations: Option<String>, facts: Vec<(&'static str, String)>) -> Option<Fields> {
+    let lb = destinations.map(|list| ("envoy.lb", Fields::of_texts([(header::DESTINATION, list)])));
+    let ours = (!facts.is_empty()).then(|| ("kthena", Fields::of_texts(facts)));
+    let namespaces = Fields::of_namespaces(lb.into_iter().chain(ours));
+    (!namespaces.is_empty()).then_some(namespaces)
 }
 
 #[cfg(test)]

@@ -1,13 +1,70 @@
 //! Envoy's access-log entries as facts about a finished request.
 
 use envoy_types::pb::envoy::config::core::v3::{Address, address, socket_address::PortSpecifier};
-use envoy_types::pb::envoy::data::accesslog::v3::HttpAccessLogEntry;
-use envoy_types::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, stream_access_logs_message::LogEntries};
-use envoy_types::pb::google::protobuf::{Duration, Struct, value::Kind};
+use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
+use prost::Message;
 
 use kthena_scheduler::response::Usage;
 
 use crate::wire::decode::served_in;
+use crate::wire::fields::{Fields, Metadata};
+
+/// `StreamAccessLogsMessage`, as far as it is read.
+#[derive(Clone, PartialEq, Message)]
+pub struct Logs {
+    #[prost(message, optional, tag = "2")]
+    http_logs: Option<Entries>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Entries {
+    #[prost(message, repeated, tag = "1")]
+    log_entry: Vec<Entry>,
+}
+
+/// `HTTPAccessLogEntry`.
+#[derive(Clone, PartialEq, Message)]
+struct Entry {
+    #[prost(message, optional, tag = "1")]
+    common_properties: Option<Common>,
+    #[prost(message, optional, tag = "3")]
+    request: Option<Asked>,
+    #[prost(message, optional, tag = "4")]
+    response: Option<Answered>,
+}
+
+/// `AccessLogCommon`.
+#[derive(Clone, PartialEq, Message)]
+struct Common {
+    #[prost(message, optional, tag = "9")]
+    time_to_first_upstream_rx_byte: Option<Duration>,
+    #[prost(message, optional, tag = "12")]
+    time_to_last_downstream_tx_byte: Option<Duration>,
+    #[prost(message, optional, tag = "13")]
+    upstream_remote_address: Option<Address>,
+    #[prost(message, optional, tag = "17")]
+    metadata: Option<Metadata>,
+}
+
+/// `HTTPRequestProperties`.
+#[derive(Clone, PartialEq, Message)]
+struct Asked {
+    #[prost(string, tag = "5")]
+    path: String,
+}
+
+/// `HTTPResponseProperties`.
+#[derive(Clone, PartialEq, Message)]
+struct Answered {
+    #[prost(message, optional, tag = "1")]
+    response_code: Option<UInt32Value>,
+    #[prost(string, tag = "6")]
+    response_code_details: String,
+}
+
+/// `StreamAccessLogsResponse`, which says nothing.
+#[derive(Clone, PartialEq, Message)]
+pub struct Noted {}
 
 /// What one entry tells. Strings are empty where the entry did not say.
 #[derive(Clone, Debug, Default)]
@@ -32,39 +89,24 @@ pub struct Finished {
 
 /// Our own facts, as they came back.
 #[derive(Clone, Debug, Default)]
-pub struct Facts(Option<Struct>);
+pub struct Facts(Option<Fields>);
 
 impl Facts {
     /// One of them.
     pub fn get(&self, name: &str) -> Option<&str> {
-        text(self.0.as_ref()?, name)
-    }
-}
-
-fn text<'a>(fields: &'a Struct, name: &str) -> Option<&'a str> {
-    match &fields.fields.get(name)?.kind {
-        Some(Kind::StringValue(text)) => Some(text),
-        _ => None,
-    }
-}
-
-/// Tokens as a metadata filter stored them: a number, or its digits.
-fn tokens(fields: Option<&Struct>, name: &str) -> Option<u64> {
-    match &fields?.fields.get(name)?.kind {
-        Some(Kind::NumberValue(number)) if *number >= 0.0 && number.is_finite() => Some(*number as u64),
-        Some(Kind::StringValue(digits)) => digits.parse().ok(),
-        _ => None,
+        self.0.as_ref()?.text(name)
     }
 }
 
 /// Anthropic's form counts what was read from the cache, or written to it, apart from the input; the other forms never say so.
-fn used(usage: Option<&Struct>) -> Usage {
-    let apart = |name| tokens(usage, name).unwrap_or_default();
+fn used(usage: Option<&Fields>) -> Usage {
+    let tokens = |name| usage?.count(name);
+    let apart = |name| tokens(name).unwrap_or_default();
     let apart = apart("cache_read_tokens").saturating_add(apart("cache_creation_tokens"));
     Usage {
-        input_tokens: tokens(usage, "input_tokens").map(|input| input.saturating_add(apart)),
-        output_tokens: tokens(usage, "output_tokens"),
-        cached_tokens: tokens(usage, "cached_tokens"),
+        input_tokens: tokens("input_tokens").map(|input| input.saturating_add(apart)),
+        output_tokens: tokens("output_tokens"),
+        cached_tokens: tokens("cached_tokens"),
     }
 }
 
@@ -86,15 +128,15 @@ fn address(address: Option<&Address>) -> Option<String> {
     })
 }
 
-/// The finished requests that a message tells of.
-pub fn entries(message: StreamAccessLogsMessage) -> Vec<Finished> {
-    match message.log_entries {
-        Some(LogEntries::HttpLogs(logs)) => logs.log_entry.into_iter().map(finished).collect(),
-        _ => Vec::new(),
+impl Logs {
+    /// The finished requests that the message tells of.
+    pub fn finished(self) -> impl Iterator<Item = Finished> {
+        let entries = self.http_logs.unwrap_or_default().log_entry;
+        entries.into_iter().map(finished)
     }
 }
 
-fn finished(entry: HttpAccessLogEntry) -> Finished {
+fn finished(entry: Entry) -> Finished {
     let common = entry.common_properties.unwrap_or_default();
     let response = entry.response.unwrap_or_default();
     let request = entry.request.unwrap_or_default();
@@ -102,12 +144,11 @@ fn finished(entry: HttpAccessLogEntry) -> Finished {
         .response_code
         .and_then(|code| u16::try_from(code.value).ok())
         .unwrap_or(0);
-    let metadata = common.metadata.unwrap_or_default();
-    let usage = metadata.filter_metadata.get("kthena.usage");
+    let mut metadata = common.metadata.unwrap_or_default();
     let served = served_in(&metadata).or_else(|| address(common.upstream_remote_address.as_ref()));
     Finished {
-        usage: used(usage),
-        facts: Facts(metadata.filter_metadata.get("kthena").cloned()),
+        usage: used(metadata.fields("kthena.usage")),
+        facts: Facts(metadata.take("kthena")),
         path: request.path.split('?').next().unwrap_or_default().to_owned(),
         status,
         details: response.response_code_details,
@@ -119,18 +160,111 @@ fn finished(entry: HttpAccessLogEntry) -> Finished {
 
 #[cfg(test)]
 mod tests {
-    use envoy_types::pb::google::protobuf::Value;
+    use std::collections::HashMap;
+
+    use envoy_types::pb::envoy::config::core::v3 as core;
+    use envoy_types::pb::envoy::data::accesslog::v3 as data;
+    use envoy_types::pb::envoy::service::accesslog::v3 as theirs;
+    use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
     use super::*;
 
-    fn usage(counts: &[(&str, f64)]) -> Usage {
-        let value = |number| Value {
-            kind: Some(Kind::NumberValue(number)),
+    fn fields(fields: &[(&str, Kind)]) -> Struct {
+        let value = |kind: &Kind| Value {
+            kind: Some(kind.clone()),
         };
-        let fields = counts.iter().map(|(name, count)| ((*name).to_owned(), value(*count)));
-        used(Some(&Struct {
-            fields: fields.collect(),
-        }))
+        let fields = fields.iter();
+        Struct {
+            fields: fields.map(|(name, kind)| ((*name).to_owned(), value(kind))).collect(),
+        }
+    }
+
+    fn metadata(namespaces: &[(&str, Struct)]) -> core::Metadata {
+        let namespaces = namespaces.iter();
+        core::Metadata {
+            filter_metadata: namespaces
+                .map(|(name, fields)| ((*name).to_owned(), fields.clone()))
+                .collect(),
+            ..core::Metadata::default()
+        }
+    }
+
+    /// What is read of an entry that Envoy sent.
+    fn sent(entry: data::HttpAccessLogEntry) -> Finished {
+        let entries = theirs::stream_access_logs_message::HttpAccessLogEntries { log_entry: vec![entry] };
+        let message = theirs::StreamAccessLogsMessage {
+            identifier: Some(theirs::stream_access_logs_message::Identifier::default()),
+            log_entries: Some(theirs::stream_access_logs_message::LogEntries::HttpLogs(entries)),
+        };
+        let logs = Logs::decode(message.encode_to_vec().as_slice()).unwrap();
+        logs.finished().next().unwrap()
+    }
+
+    #[test]
+    fn an_entry_is_read_as_envoy_writes_it() {
+        let text = |text: &str| Kind::StringValue(text.to_owned());
+        let socket = core::SocketAddress {
+            address: "10.0.0.1".to_owned(),
+            port_specifier: Some(PortSpecifier::PortValue(8000)),
+            ..core::SocketAddress::default()
+        };
+        let common = data::AccessLogCommon {
+            upstream_remote_address: Some(Address {
+                address: Some(address::Address::SocketAddress(socket)),
+            }),
+            time_to_first_upstream_rx_byte: Some(Duration {
+                seconds: 1,
+                nanos: 500_000_000,
+            }),
+            time_to_last_downstream_tx_byte: Some(Duration { seconds: 2, nanos: 0 }),
+            metadata: Some(metadata(&[("kthena", fields(&[("lease", text("a/7"))]))])),
+            upstream_cluster: "c".to_owned(),
+            ..data::AccessLogCommon::default()
+        };
+        let mut entry = data::HttpAccessLogEntry {
+            common_properties: Some(common),
+            request: Some(data::HttpRequestProperties {
+                path: "/v1/completions?a=b".to_owned(),
+                request_headers: HashMap::from([("x".to_owned(), "y".to_owned())]),
+                ..data::HttpRequestProperties::default()
+            }),
+            response: Some(data::HttpResponseProperties {
+                response_code: Some(UInt32Value { value: 503 }),
+                response_code_details: "via_upstream".to_owned(),
+                ..data::HttpResponseProperties::default()
+            }),
+            ..data::HttpAccessLogEntry::default()
+        };
+        let finished = sent(entry.clone());
+        assert_eq!(finished.facts.get("lease"), Some("a/7"));
+        assert_eq!((&*finished.path, finished.status), ("/v1/completions", 503));
+        assert_eq!(finished.details, "via_upstream");
+        assert_eq!(finished.served.as_deref(), Some("10.0.0.1:8000"));
+        assert_eq!((finished.first_byte_s, finished.duration_s), (Some(1.5), Some(2.0)));
+
+        let served = fields(&[("x-gateway-destination-endpoint-served", text("10.0.0.2:8000"))]);
+        entry.common_properties.as_mut().unwrap().metadata = Some(metadata(&[("envoy.lb", served)]));
+        assert_eq!(
+            sent(entry).served.as_deref(),
+            Some("10.0.0.2:8000"),
+            "the host knows better"
+        );
+    }
+
+    fn usage(counts: &[(&str, f64)]) -> Usage {
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|(name, count)| (*name, Kind::NumberValue(*count)))
+            .collect();
+        let common = data::AccessLogCommon {
+            metadata: Some(metadata(&[("kthena.usage", fields(&counts))])),
+            ..data::AccessLogCommon::default()
+        };
+        let entry = data::HttpAccessLogEntry {
+            common_properties: Some(common),
+            ..data::HttpAccessLogEntry::default()
+        };
+        sent(entry).usage
     }
 
     #[test]

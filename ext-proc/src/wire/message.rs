@@ -1,20 +1,22 @@
 //! The messages of ext_proc as this server reads and writes them.
 //!
-//! They are those of `envoy-types`, and are made of them, but where a body is: there the bytes of a request are a slice of the message
-//! that was received, and those that go back are written from where they lie ([`Body`]). A field that is not read is not declared, which
-//! to protobuf is the same as one it does not know. What must always hold: names, numbers and types are those of
+//! They are those of `envoy-types`, and are made of them, but where a body is, or much: there the bytes of a request are a slice of the
+//! message that was received, and those that go back are written from where they lie ([`Body`]). Names and values that we write are
+//! declared as bytes, which on the wire is what text is. A field that is not read is not declared, which to protobuf is the same as one
+//! it does not know. What must always hold: names, numbers and types are those of
 //! `envoy/service/ext_proc/v3/external_processor.proto`; the test below reads ours as theirs, and theirs as ours.
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::Metadata;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::ProcessingMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse, ProtocolConfiguration, TrailersResponse,
+    HttpHeaders, HttpTrailers, ProtocolConfiguration, TrailersResponse,
 };
-use envoy_types::pb::google::protobuf::Struct;
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use prost::{Message, Oneof};
 
 use crate::wire::body::Body;
+use crate::wire::fields::{Fields, Metadata};
 
 /// What Envoy sends.
 #[derive(Clone, PartialEq, Message)]
@@ -56,7 +58,7 @@ pub(super) struct HttpBody {
 #[derive(Clone, PartialEq, Message)]
 pub struct ProcessingResponse {
     #[prost(message, optional, tag = "8")]
-    pub(super) dynamic_metadata: Option<Struct>,
+    pub(super) dynamic_metadata: Option<Fields>,
     #[prost(message, optional, tag = "9")]
     pub(super) mode_override: Option<ProcessingMode>,
     #[prost(oneof = "Reply", tags = "1, 2, 3, 4, 5, 6, 7")]
@@ -100,6 +102,42 @@ pub(crate) struct CommonResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(crate) struct HeaderMutation {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) set_headers: Vec<HeaderValueOption>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub(super) remove_headers: Vec<Bytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct HeaderValueOption {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<HeaderValue>,
+    #[prost(enumeration = "HeaderAppendAction", tag = "3")]
+    pub(super) append_action: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct HeaderValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) raw_value: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ImmediateResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) status: Option<HttpStatus>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) headers: Option<HeaderMutation>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(super) body: Bytes,
+    #[prost(string, tag = "5")]
+    pub(super) details: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct BodyMutation {
     #[prost(oneof = "Mutation", tags = "1, 3")]
     pub(crate) mutation: Option<Mutation>,
@@ -123,8 +161,9 @@ pub(crate) struct StreamedBodyResponse {
 
 #[cfg(test)]
 mod tests {
-    use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+    use envoy_types::pb::envoy::config::core::v3 as envoy;
     use envoy_types::pb::envoy::service::ext_proc::v3 as theirs;
+    use envoy_types::pb::google::protobuf::Struct;
 
     use super::*;
 
@@ -135,7 +174,7 @@ mod tests {
     fn told(response: Reply) -> theirs::ProcessingResponse {
         let ours = ProcessingResponse {
             response: Some(response),
-            dynamic_metadata: Some(Struct::default()),
+            dynamic_metadata: Some(Fields::default()),
             mode_override: Some(ProcessingMode {
                 request_trailer_mode: 2,
                 ..ProcessingMode::default()
@@ -144,17 +183,45 @@ mod tests {
         theirs::ProcessingResponse::decode(ours.encode_to_vec().as_slice()).unwrap()
     }
 
-    fn headers() -> HttpHeaders {
-        let header = HeaderValue {
+    fn their_header() -> envoy::HeaderValue {
+        envoy::HeaderValue {
             key: "a".into(),
             raw_value: b"b".to_vec(),
-            ..HeaderValue::default()
-        };
+            ..envoy::HeaderValue::default()
+        }
+    }
+
+    fn headers() -> HttpHeaders {
         HttpHeaders {
-            headers: Some(HeaderMap { headers: vec![header] }),
+            headers: Some(envoy::HeaderMap {
+                headers: vec![their_header()],
+            }),
             end_of_stream: true,
             ..HttpHeaders::default()
         }
+    }
+
+    fn header_mutations() -> (HeaderMutation, theirs::HeaderMutation) {
+        let append_action = HeaderAppendAction::OverwriteIfExistsOrAdd as i32;
+        let ours = HeaderMutation {
+            set_headers: vec![HeaderValueOption {
+                header: Some(HeaderValue {
+                    key: Bytes::from_static(b"a"),
+                    raw_value: Bytes::from_static(b"b"),
+                }),
+                append_action,
+            }],
+            remove_headers: vec![Bytes::from_static(b"x")],
+        };
+        let theirs = theirs::HeaderMutation {
+            set_headers: vec![envoy::HeaderValueOption {
+                header: Some(their_header()),
+                append_action,
+                ..envoy::HeaderValueOption::default()
+            }],
+            remove_headers: vec!["x".into()],
+        };
+        (ours, theirs)
     }
 
     #[test]
@@ -195,7 +262,7 @@ mod tests {
         ];
         for (theirs, ours) in parts {
             let message = theirs::ProcessingRequest {
-                metadata_context: Some(Metadata::default()),
+                metadata_context: Some(envoy::Metadata::default()),
                 protocol_config: Some(ProtocolConfiguration {
                     request_body_mode: 2,
                     response_body_mode: 4,
@@ -206,7 +273,7 @@ mod tests {
                 ..theirs::ProcessingRequest::default()
             };
             let expected = ProcessingRequest {
-                metadata_context: message.metadata_context.clone(),
+                metadata_context: Some(Metadata::default()),
                 protocol_config: message.protocol_config,
                 request: Some(ours),
             };
@@ -237,19 +304,16 @@ mod tests {
             ),
         ];
         for (ours, theirs) in mutations {
-            let mutation = HeaderMutation {
-                remove_headers: vec!["x".into()],
-                ..HeaderMutation::default()
-            };
+            let (mutation, their_mutation) = header_mutations();
             let part = PartResponse {
                 response: Some(CommonResponse {
-                    header_mutation: Some(mutation.clone()),
+                    header_mutation: Some(mutation),
                     body_mutation: Some(BodyMutation { mutation: Some(ours) }),
                     clear_route_cache: true,
                 }),
             };
             let response = Some(theirs::CommonResponse {
-                header_mutation: Some(mutation),
+                header_mutation: Some(their_mutation),
                 body_mutation: Some(theirs::BodyMutation { mutation: Some(theirs) }),
                 clear_route_cache: true,
                 ..theirs::CommonResponse::default()
@@ -274,9 +338,20 @@ mod tests {
             }
         }
         let trailers = TrailersResponse::default();
+        let (headers, their_headers) = header_mutations();
+        let status = Some(HttpStatus { code: 429 });
         let immediate = ImmediateResponse {
+            status,
+            headers: Some(headers),
+            body: Bytes::from_static(b"no"),
             details: "d".into(),
-            ..ImmediateResponse::default()
+        };
+        let their_immediate = theirs::ImmediateResponse {
+            status,
+            headers: Some(their_headers),
+            body: b"no".to_vec(),
+            details: "d".into(),
+            ..theirs::ImmediateResponse::default()
         };
         for (ours, theirs) in [
             (
@@ -288,8 +363,8 @@ mod tests {
                 Response::ResponseTrailers(trailers),
             ),
             (
-                Reply::Immediate(immediate.clone()),
-                Response::ImmediateResponse(immediate),
+                Reply::Immediate(immediate),
+                Response::ImmediateResponse(their_immediate),
             ),
         ] {
             assert_eq!(told(ours).response, Some(theirs));

@@ -7,6 +7,7 @@
 mod body;
 mod decode;
 mod encode;
+mod fields;
 pub mod log;
 pub(crate) mod message;
 mod modes;
@@ -17,4 +18,4 @@ pub use decode::{Event, decode};
 pub use encode::{Change, Direction, Replies, To};
 pub use message::{ProcessingRequest, ProcessingResponse};
 pub use modes::{BodyMode, Modes};
-pub use service::ExternalProcessor;
+pub use service::{Process, StreamAccessLogs, Streams};

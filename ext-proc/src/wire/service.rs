@@ -1,49 +1,88 @@
-//! The gRPC service `envoy.service.ext_proc.v3.ExternalProcessor`, over our own messages.
+//! The two gRPC services that Envoy calls, `envoy.service.ext_proc.v3.ExternalProcessor` and
+//! `envoy.service.accesslog.v3.AccessLogService`, over our own messages.
 //!
-//! It is what tonic would generate for the service's only method, less what is not used: compression. A method that does not exist is
-//! answered with `UNIMPLEMENTED`.
+//! Each has one method, in which messages stream in and replies out. It is what tonic would generate, less what is not used:
+//! compression. A method that does not exist is answered with `UNIMPLEMENTED`.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::marker::PhantomData;
 use std::task::{Context, Poll};
 
+use prost::Message;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, BoxFuture, Service, StdError};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use crate::wire::log::{Logs, Noted};
 use crate::wire::message::{ProcessingRequest, ProcessingResponse};
 
-const METHOD: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+/// A service with one method.
+pub trait Method: Clone + Send + 'static {
+    /// The service's name.
+    const SERVICE: &'static str;
+    /// The path of its method.
+    const PATH: &'static str;
+    /// What Envoy sends.
+    type In: Message + Default + 'static;
+    /// What it is told.
+    type Out: Message + Default + 'static;
+}
+
+/// `ExternalProcessor/Process`.
+#[derive(Clone, Copy, Debug)]
+pub struct Process;
+
+/// `AccessLogService/StreamAccessLogs`, whose only reply is sent at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamAccessLogs;
 
 /// The service: `start` makes of every stream of messages one of replies.
 #[derive(Clone, Debug)]
-pub struct ExternalProcessor<F> {
+pub struct Streams<M, F> {
     start: F,
     max_message_bytes: usize,
+    method: PhantomData<M>,
 }
 
-// === impl ExternalProcessor ===
+impl Method for Process {
+    const SERVICE: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
+    const PATH: &'static str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+    type In = ProcessingRequest;
+    type Out = ProcessingResponse;
+}
 
-impl<F> ExternalProcessor<F> {
+impl Method for StreamAccessLogs {
+    const SERVICE: &'static str = "envoy.service.accesslog.v3.AccessLogService";
+    const PATH: &'static str = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs";
+    type In = Logs;
+    type Out = Noted;
+}
+
+// === impl Streams ===
+
+impl<M, F> Streams<M, F> {
     /// A service that ends streams on which a message is larger than `max_message_bytes`.
     pub fn new(start: F, max_message_bytes: usize) -> Self {
         Self {
             start,
             max_message_bytes,
+            method: PhantomData,
         }
     }
 }
 
-impl<F> NamedService for ExternalProcessor<F> {
-    const NAME: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
+impl<M: Method, F> NamedService for Streams<M, F> {
+    const NAME: &'static str = M::SERVICE;
 }
 
-impl<F, S, B> Service<http::Request<B>> for ExternalProcessor<F>
+impl<M, F, S, B> Service<http::Request<B>> for Streams<M, F>
 where
-    F: Fn(Streaming<ProcessingRequest>) -> S + Clone + Send + 'static,
-    S: tokio_stream::Stream<Item = Result<ProcessingResponse, Status>> + Send + 'static,
+    M: Method,
+    F: Fn(Streaming<M::In>) -> S + Clone + Send + 'static,
+    S: tokio_stream::Stream<Item = Result<M::Out, Status>> + Send + 'static,
     B: HttpBody + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
 {
@@ -56,29 +95,30 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        if request.uri().path() != METHOD {
+        if request.uri().path() != M::PATH {
             return Box::pin(ready(Ok(Status::unimplemented("no such method").into_http())));
         }
         let (start, bound) = (self.start.clone(), self.max_message_bytes);
         Box::pin(async move {
             let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(bound);
-            Ok(grpc.streaming(Method(start), request).await)
+            Ok(grpc.streaming(Started::<M, F>(start, PhantomData), request).await)
         })
     }
 }
 
-struct Method<F>(F);
+struct Started<M, F>(F, PhantomData<M>);
 
-impl<F, S> StreamingService<ProcessingRequest> for Method<F>
+impl<M, F, S> StreamingService<M::In> for Started<M, F>
 where
-    F: Fn(Streaming<ProcessingRequest>) -> S,
-    S: tokio_stream::Stream<Item = Result<ProcessingResponse, Status>> + Send + 'static,
+    M: Method,
+    F: Fn(Streaming<M::In>) -> S,
+    S: tokio_stream::Stream<Item = Result<M::Out, Status>> + Send + 'static,
 {
-    type Response = ProcessingResponse;
+    type Response = M::Out;
     type ResponseStream = S;
     type Future = Ready<Result<Response<S>, Status>>;
 
-    fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
+    fn call(&mut self, request: Request<Streaming<M::In>>) -> Self::Future {
         ready(Ok(Response::new((self.0)(request.into_inner()))))
     }
 }
