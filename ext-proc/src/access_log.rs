@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::metrics::Request as Counted;
 use crate::stream::Shared;
 use crate::wire::log::{Finished, Logs, Noted};
-use crate::wire::{StreamAccessLogs, Streams};
+use crate::wire::{Messages, StreamAccessLogs, Streams};
 
 /// Bytes of one message: twice what Envoy keeps before it sends (`buffer_size_bytes` of envoy.yaml).
 const LARGEST_MESSAGE: usize = 4 << 20;
@@ -29,7 +29,7 @@ pub fn service(
     shared: Arc<Shared>,
     grace: Duration,
     closing: watch::Receiver<bool>,
-) -> Streams<StreamAccessLogs, impl Fn(Streaming<Logs>) -> Reading + Clone + Send + Sync + 'static> {
+) -> Streams<StreamAccessLogs, impl Fn(Messages<Logs>) -> Reading + Clone + Send + Sync + 'static> {
     let start = move |messages| {
         shared.metrics.readings().log_streams.fetch_add(1, Relaxed);
         let mut closing = closing.clone();
@@ -49,7 +49,7 @@ pub fn service(
 
 /// One stream of entries, whose only reply says that it is over.
 pub struct Reading {
-    messages: Streaming<Logs>,
+    messages: Messages<Logs>,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
     connected: Connected,

@@ -5,7 +5,6 @@
 //! change, always in full duplex; the exchange's bound on it is the bound here. Events after the end of the request body
 //! are ignored: an Envoy repeats the last chunk of large bodies.
 
-use bytes::Bytes;
 use kthena_scheduler::exchange::{
     Context, Dispatch, Effect, Exchange, Header, Input, LocalReply, RequestHead, ResponseHead, header,
 };
@@ -201,7 +200,7 @@ impl Conversation {
     fn on_request_body(
         &mut self,
         cx: &mut Context<'_>,
-        body: Bytes,
+        body: Body,
         end: bool,
         replies: &mut Replies,
         news: &mut Vec<News>,
@@ -216,8 +215,13 @@ impl Conversation {
         if self.modes.request != BodyMode::FullDuplex {
             self.owed = Some(To::RequestBody);
         }
-        let mut effects = self.step(cx, Input::RequestBody(&body));
-        self.body.push(body);
+        let mut effects = Vec::new();
+        for slice in body.into_slices() {
+            if effects.is_empty() {
+                self.exchange.step(cx, Input::RequestBody(&slice), &mut effects);
+            }
+            self.body.push(slice);
+        }
         if end && effects.is_empty() {
             self.request = Progress::Ended { trailers: false };
             effects = self.step(cx, Input::RequestEnd);
@@ -261,12 +265,13 @@ impl Conversation {
     fn on_response_body(
         &mut self,
         cx: &mut Context<'_>,
-        body: Bytes,
+        body: Body,
         end: bool,
         replies: &mut Replies,
         news: &mut Vec<News>,
     ) {
         let mut replaced = None;
+        let body = body.into_bytes();
         for effect in self.step(cx, Input::ResponseBody(&body)) {
             if let Effect::ReplaceChunk(bytes) = effect {
                 replaced = Some(Body::from(bytes));
@@ -321,12 +326,12 @@ impl Conversation {
         replies.pass(self.forged);
     }
 
-    fn pass_body(&mut self, body: Bytes, end: bool, replies: &mut Replies) {
+    fn pass_body(&mut self, body: Body, end: bool, replies: &mut Replies) {
         if end {
             self.request = Progress::Sent;
         }
         match self.modes.request {
-            BodyMode::FullDuplex => replies.stream(Direction::Request, body.into(), end),
+            BodyMode::FullDuplex => replies.stream(Direction::Request, body, end),
             _ => replies.continue_body(),
         }
     }

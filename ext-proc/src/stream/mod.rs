@@ -17,7 +17,7 @@ use std::task::{Context as Poller, Poll};
 use std::time::{Duration, Instant};
 
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use kthena_scheduler::exchange::{Context, Header, RequestHead, Settings, World};
 use kthena_scheduler::lease::{LeaseTable, Ticket};
@@ -29,7 +29,9 @@ use crate::metrics::{Active, Metrics, Request as Counted};
 use crate::state::State;
 use crate::stream::conversation::{Conversation, News};
 use crate::telemetry::{RequestSpan, Tracing};
-use crate::wire::{BodyMode, Event, Process, ProcessingRequest, ProcessingResponse, Replies, Streams, decode};
+use crate::wire::{
+    BodyMode, Event, Messages, Process, ProcessingRequest, ProcessingResponse, Replies, Streams, decode,
+};
 
 /// What all streams share.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl Shared {
 /// The gRPC service. Its bound on one message of Envoy follows from that on a buffered body, which comes in one.
 pub fn service(
     shared: Arc<Shared>,
-) -> Streams<Process, impl Fn(Streaming<ProcessingRequest>) -> Conversing + Clone + Send + Sync + 'static> {
+) -> Streams<Process, impl Fn(Messages<ProcessingRequest>) -> Conversing + Clone + Send + Sync + 'static> {
     let bound = usize::try_from(shared.settings.max_body_bytes)
         .unwrap_or(usize::MAX)
         .saturating_add(1 << 20);
@@ -91,7 +93,7 @@ pub fn service(
 
 /// One stream.
 pub struct Conversing {
-    messages: Streaming<ProcessingRequest>,
+    messages: Messages<ProcessingRequest>,
     conversation: Conversation,
     replies: Replies,
     news: Vec<News>,

@@ -12,11 +12,10 @@ use kthena_scheduler::profile::Profile;
 use kthena_scheduler::routing::{Backend, ModelRoute, RouteTable, Rule, Targets};
 use kthena_scheduler::snapshot::{Endpoint, EndpointId, Engine, ModelServer, Retry, Snapshot};
 use kthena_scheduler::time::Time;
-use prost::Message as _;
 
 use super::conversation::{Conversation, News};
 use crate::wire::message::{Mutation, Reply};
-use crate::wire::{BodyMode, Event, Modes, Replies};
+use crate::wire::{Body, BodyMode, Event, Modes, Replies};
 
 const BODY: &str = r#"{"model":"alias","messages":[{"role":"user","content":"hi"}]}"#;
 const REWRITTEN: &str = r#"{"model":"served","messages":[{"role":"user","content":"hi"}]}"#;
@@ -125,7 +124,7 @@ impl Room {
     }
 
     fn body(&mut self, text: &str, end: bool) -> Vec<String> {
-        let body = Bytes::copy_from_slice(text.as_bytes());
+        let body = Bytes::copy_from_slice(text.as_bytes()).into();
         self.on(Event::RequestBody { body, end })
     }
 
@@ -139,7 +138,7 @@ impl Room {
     }
 
     fn chunk(&mut self, text: &str, end: bool) -> Vec<String> {
-        let body = Bytes::copy_from_slice(text.as_bytes());
+        let body = Bytes::copy_from_slice(text.as_bytes()).into();
         self.on(Event::ResponseBody { body, end })
     }
 
@@ -171,16 +170,11 @@ fn said(response: &Reply) -> String {
     {
         said += &format!(" -> {}", String::from_utf8_lossy(&header.raw_value));
     }
-    match common
-        .and_then(|c| c.body_mutation.as_ref())
-        .and_then(|m| m.mutation.as_ref())
-    {
-        Some(Mutation::Body(bytes)) => said += &format!(" = {}", String::from_utf8_lossy(&bytes.encode_to_vec())),
+    let text = |body: &Body| String::from_utf8_lossy(&body.clone().into_bytes()).into_owned();
+    match common.and_then(|c| c.body_mutation.as_ref()) {
+        Some(Mutation::Body(bytes)) => said += &format!(" = {}", text(bytes)),
         Some(Mutation::StreamedResponse(piece)) => {
-            said += &format!(
-                " + {}",
-                String::from_utf8_lossy(&piece.body.clone().unwrap_or_default().encode_to_vec())
-            );
+            said += &format!(" + {}", text(&piece.body));
             said += if piece.end_of_stream { " end" } else { "" };
         }
         _ => {}

@@ -1,17 +1,14 @@
 //! A body as slices of the messages that it came in.
 //!
-//! A prompt may be megabytes long, and what changes in it is a name: so its bytes stay where they were received, and are copied once,
-//! when what goes back is written to where it is sent from. What must always hold: the slices in order are the body, and their lengths
+//! A prompt may be megabytes long, and what changes in it is a name: so its bytes stay where they were received, and go back from there. What must always hold: the slices in order are the body, and their lengths
 //! add up to `len`. Nothing fails.
 
-use bytes::{Buf, BufMut, Bytes};
-use prost::encoding::{DecodeContext, WireType, skip_field};
-use prost::{DecodeError, Message};
+use bytes::{Buf, Bytes};
 
 use kthena_scheduler::request::Splice;
 
-/// Bytes of a body, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Bytes of a body, in order. Bodies are equal when their bytes are, however they are cut.
+#[derive(Clone, Debug, Default)]
 pub struct Body {
     slices: Vec<Bytes>,
     len: usize,
@@ -80,9 +77,44 @@ impl Body {
         *self = changed;
     }
 
+    /// Takes so many bytes from a message, or as many as there are.
+    pub fn take_from(message: &mut impl Buf, mut len: usize) -> Self {
+        let mut body = Self::default();
+        while len > 0 && message.has_remaining() {
+            let slice = message.copy_to_bytes(len.min(message.chunk().len()));
+            len -= slice.len();
+            body.push(slice);
+        }
+        body
+    }
+
+    /// The slices, in order.
+    pub fn slices(&self) -> &[Bytes] {
+        &self.slices
+    }
+
+    /// The slices, in order.
+    pub fn into_slices(self) -> Vec<Bytes> {
+        self.slices
+    }
+
+    /// All bytes in one piece, which are copied where there are several.
+    pub fn into_bytes(mut self) -> Bytes {
+        match self.slices.as_slice() {
+            [_] => self.slices.pop().unwrap_or_default(),
+            slices => slices.concat().into(),
+        }
+    }
+
     fn append(&mut self, other: Self) {
         self.len += other.len;
         self.slices.extend(other.slices);
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.slices.iter().flatten().eq(other.slices.iter().flatten())
     }
 }
 
@@ -97,34 +129,6 @@ impl From<Bytes> for Body {
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
         Bytes::from(bytes).into()
-    }
-}
-
-/// In protobuf a field of bytes and a nested message look alike: a length, and so many bytes. As a message this is one
-/// whose bytes are the body's, so that a field of it is the field of bytes that Envoy expects. It is written, never read.
-impl Message for Body {
-    fn encode_raw(&self, buffer: &mut impl BufMut) {
-        for slice in &self.slices {
-            buffer.put_slice(slice);
-        }
-    }
-
-    fn encoded_len(&self) -> usize {
-        self.len
-    }
-
-    fn merge_field(
-        &mut self,
-        tag: u32,
-        wire_type: WireType,
-        buffer: &mut impl Buf,
-        context: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        skip_field(wire_type, tag, buffer, context)
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
     }
 }
 
@@ -160,7 +164,7 @@ mod tests {
             let mut whole = text;
             splice::apply(&mut whole, &splices);
             prop_assert_eq!(body.len(), whole.len());
-            prop_assert_eq!(body.encode_to_vec(), whole);
+            prop_assert_eq!(body.into_bytes(), whole);
         }
 
         #[test]
@@ -172,7 +176,7 @@ mod tests {
             let mut body = cut(&text, &cuts);
             let first = body.split_to(at);
             prop_assert_eq!(first.len(), at.min(text.len()));
-            prop_assert_eq!([first.encode_to_vec(), body.encode_to_vec()].concat(), text);
+            prop_assert_eq!([first.into_bytes(), body.into_bytes()].concat(), text);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Envoy's messages as events. Bodies and headers are moved out of the message, never copied.
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::HttpHeaders;
 
 use kthena_scheduler::exchange::RequestHead;
 
+use crate::wire::body::Body;
 use crate::wire::fields::Metadata;
 use crate::wire::message::{ProcessingRequest, RequestPart};
 use crate::wire::modes::{BodyMode, Modes};
@@ -24,7 +24,7 @@ pub enum Event {
     /// Bytes of the request body.
     RequestBody {
         /// The bytes.
-        body: Bytes,
+        body: Body,
         /// The last of them.
         end: bool,
     },
@@ -44,7 +44,7 @@ pub enum Event {
     /// Bytes of the answer.
     ResponseBody {
         /// The bytes.
-        body: Bytes,
+        body: Body,
         /// The last of them.
         end: bool,
     },

@@ -18,8 +18,8 @@ use kthena_scheduler::exchange::{CONTROL_HEADERS, Header, LocalReply, header};
 use crate::wire::body::Body;
 use crate::wire::fields::Fields;
 use crate::wire::message::{
-    BodyMutation, CommonResponse, HeaderMutation, HeaderValue, HeaderValueOption, ImmediateResponse, Mutation,
-    PartResponse, ProcessingResponse, Reply, StreamedBodyResponse,
+    CommonResponse, HeaderMutation, HeaderValue, HeaderValueOption, ImmediateResponse, Mutation, PartResponse,
+    ProcessingResponse, Reply, StreamedBodyResponse,
 };
 
 /// Envoy refuses pieces of 64 KiB and more in full duplex.
@@ -94,9 +94,7 @@ impl Replies {
                 remove_headers: removed(&set_headers),
                 set_headers,
             }),
-            body_mutation: change.body.map(|body| BodyMutation {
-                mutation: Some(Mutation::Body(body)),
-            }),
+            body_mutation: change.body.map(Mutation::Body),
             clear_route_cache: change.reroute,
         };
         let part = PartResponse { response: Some(common) };
@@ -139,10 +137,7 @@ impl Replies {
     }
 
     fn piece(&mut self, direction: Direction, body: Body, end_of_stream: bool) {
-        let streamed = StreamedBodyResponse {
-            body: Some(body),
-            end_of_stream,
-        };
+        let streamed = StreamedBodyResponse { body, end_of_stream };
         self.body(direction, Some(Mutation::StreamedResponse(streamed)));
     }
 
@@ -153,9 +148,7 @@ impl Replies {
 
     fn body(&mut self, direction: Direction, mutation: Option<Mutation>) {
         let response = mutation.map(|mutation| CommonResponse {
-            body_mutation: Some(BodyMutation {
-                mutation: Some(mutation),
-            }),
+            body_mutation: Some(mutation),
             ..CommonResponse::default()
         });
         let part = PartResponse { response };
@@ -270,8 +263,8 @@ mod tests {
     fn bodies(replies: &mut Replies) -> Vec<(usize, bool)> {
         std::iter::from_fn(|| replies.pop())
             .filter_map(|reply| match reply.response? {
-                Reply::RequestBody(body) => match body.response?.body_mutation?.mutation? {
-                    Mutation::StreamedResponse(piece) => Some((piece.body?.len(), piece.end_of_stream)),
+                Reply::RequestBody(body) => match body.response?.body_mutation? {
+                    Mutation::StreamedResponse(piece) => Some((piece.body.len(), piece.end_of_stream)),
                     _ => None,
                 },
                 _ => None,

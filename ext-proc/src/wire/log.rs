@@ -1,13 +1,16 @@
 //! Envoy's access-log entries as facts about a finished request.
 
+use bytes::BytesMut;
 use envoy_types::pb::envoy::config::core::v3::{Address, address, socket_address::PortSpecifier};
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use prost::Message;
 
 use kthena_scheduler::response::Usage;
 
+use crate::wire::body::Body;
 use crate::wire::decode::served_in;
 use crate::wire::fields::{Fields, Metadata};
+use crate::wire::frames::Outgoing;
 
 /// `StreamAccessLogsMessage`, as far as it is read.
 #[derive(Clone, PartialEq, Message)]
@@ -63,8 +66,14 @@ struct Answered {
 }
 
 /// `StreamAccessLogsResponse`, which says nothing.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Copy, Debug)]
 pub struct Noted {}
+
+impl Outgoing for Noted {
+    fn write(self, _: &mut BytesMut) -> Body {
+        Body::default()
+    }
+}
 
 /// What one entry tells. Strings are empty where the entry did not say.
 #[derive(Clone, Debug, Default)]

@@ -6,17 +6,19 @@
 //! it does not know. What must always hold: names, numbers and types are those of
 //! `envoy/service/ext_proc/v3/external_processor.proto`; the test below reads ours as theirs, and theirs as ours.
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::ProcessingMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     HttpHeaders, HttpTrailers, ProtocolConfiguration, TrailersResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
-use prost::{Message, Oneof};
+use prost::encoding::{self, DecodeContext, WireType, check_wire_type, decode_varint, skip_field};
+use prost::{DecodeError, Message, Oneof};
 
 use crate::wire::body::Body;
 use crate::wire::fields::{Fields, Metadata};
+use crate::wire::frames::Outgoing;
 
 /// What Envoy sends.
 #[derive(Clone, PartialEq, Message)]
@@ -46,58 +48,43 @@ pub(super) enum RequestPart {
     ResponseTrailers(HttpTrailers),
 }
 
-#[derive(Clone, PartialEq, Message)]
+/// The only message that is read by hand: its bytes stay where they were received.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct HttpBody {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(super) body: Bytes,
-    #[prost(bool, tag = "2")]
+    pub(super) body: Body,
     pub(super) end_of_stream: bool,
 }
 
 /// What Envoy is told.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessingResponse {
-    #[prost(message, optional, tag = "8")]
     pub(super) dynamic_metadata: Option<Fields>,
-    #[prost(message, optional, tag = "9")]
     pub(super) mode_override: Option<ProcessingMode>,
-    #[prost(oneof = "Reply", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub(crate) response: Option<Reply>,
 }
 
 /// The message of Envoy's that is answered, and how.
-#[derive(Clone, PartialEq, Oneof)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reply {
-    #[prost(message, tag = "1")]
     RequestHeaders(PartResponse),
-    #[prost(message, tag = "2")]
     ResponseHeaders(PartResponse),
-    #[prost(message, tag = "3")]
     RequestBody(PartResponse),
-    #[prost(message, tag = "4")]
     ResponseBody(PartResponse),
-    #[prost(message, tag = "5")]
     RequestTrailers(TrailersResponse),
-    #[prost(message, tag = "6")]
     ResponseTrailers(TrailersResponse),
-    #[prost(message, tag = "7")]
     Immediate(ImmediateResponse),
 }
 
 /// `HeadersResponse` and `BodyResponse`, which have the same form.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PartResponse {
-    #[prost(message, optional, tag = "1")]
     pub(crate) response: Option<CommonResponse>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct CommonResponse {
-    #[prost(message, optional, tag = "2")]
     pub(crate) header_mutation: Option<HeaderMutation>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) body_mutation: Option<BodyMutation>,
-    #[prost(bool, tag = "5")]
+    pub(crate) body_mutation: Option<Mutation>,
     pub(super) clear_route_cache: bool,
 }
 
@@ -137,26 +124,180 @@ pub(crate) struct ImmediateResponse {
     pub(super) details: String,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct BodyMutation {
-    #[prost(oneof = "Mutation", tags = "1, 3")]
-    pub(crate) mutation: Option<Mutation>,
-}
-
-#[derive(Clone, PartialEq, Oneof)]
+/// `BodyMutation`, which is one of these.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Mutation {
-    #[prost(message, tag = "1")]
     Body(Body),
-    #[prost(message, tag = "3")]
     StreamedResponse(StreamedBodyResponse),
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct StreamedBodyResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) body: Option<Body>,
-    #[prost(bool, tag = "2")]
+    pub(crate) body: Body,
     pub(crate) end_of_stream: bool,
+}
+
+// === impl HttpBody ===
+
+impl Message for HttpBody {
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        message: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 => {
+                check_wire_type(WireType::LengthDelimited, wire_type)?;
+                let len = usize::try_from(decode_varint(message)?).unwrap_or(usize::MAX);
+                self.body = Body::take_from(message, len);
+                // Fails: one byte is announced, none follows.
+                let is_cut = self.body.len() < len;
+                if is_cut {
+                    skip_field(wire_type, tag, &mut [1].as_slice(), context)
+                } else {
+                    Ok(())
+                }
+            }
+            2 => encoding::bool::merge(wire_type, &mut self.end_of_stream, message, context),
+            _ => skip_field(wire_type, tag, message, context),
+        }
+    }
+
+    fn encode_raw(&self, message: &mut impl BufMut) {
+        encoding::encode_key(1, WireType::LengthDelimited, message);
+        encoding::encode_varint(self.body.len() as u64, message);
+        self.body.slices().iter().for_each(|slice| message.put_slice(slice));
+        write_flag(2, self.end_of_stream, message);
+    }
+
+    fn encoded_len(&self) -> usize {
+        field_len(self.body.len()) + flag_len(self.end_of_stream)
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+// === impl ProcessingResponse ===
+
+/// A body is the last thing in its message, whatever the numbers of the fields are: protobuf lets fields come in any order. So the
+/// bytes that are to be written before it are known, and it can follow from where it lies.
+impl Outgoing for ProcessingResponse {
+    fn write(self, head: &mut BytesMut) -> Body {
+        if let Some(metadata) = &self.dynamic_metadata {
+            encoding::message::encode(8, metadata, head);
+        }
+        if let Some(modes) = &self.mode_override {
+            encoding::message::encode(9, modes, head);
+        }
+        match self.response {
+            Some(Reply::RequestHeaders(part)) => part.write(1, head),
+            Some(Reply::ResponseHeaders(part)) => part.write(2, head),
+            Some(Reply::RequestBody(part)) => part.write(3, head),
+            Some(Reply::ResponseBody(part)) => part.write(4, head),
+            Some(Reply::RequestTrailers(trailers)) => only(5, &trailers, head),
+            Some(Reply::ResponseTrailers(trailers)) => only(6, &trailers, head),
+            Some(Reply::Immediate(immediate)) => only(7, &immediate, head),
+            None => Body::default(),
+        }
+    }
+}
+
+fn only(tag: u32, message: &impl Message, head: &mut BytesMut) -> Body {
+    encoding::message::encode(tag, message, head);
+    Body::default()
+}
+
+/// Begins a field of so many bytes.
+fn begin(tag: u32, len: usize, head: &mut BytesMut) {
+    encoding::encode_key(tag, WireType::LengthDelimited, head);
+    encoding::encode_varint(len as u64, head);
+}
+
+/// The length of a field of so many bytes. All of our tags take one byte.
+fn field_len(len: usize) -> usize {
+    1 + encoding::encoded_len_varint(len as u64) + len
+}
+
+/// The length of a flag, which is not written where it is not set.
+fn flag_len(flag: bool) -> usize {
+    if flag { 2 } else { 0 }
+}
+
+fn write_flag(tag: u32, flag: bool, head: &mut impl BufMut) {
+    if flag {
+        encoding::bool::encode(tag, &flag, head);
+    }
+}
+
+impl PartResponse {
+    fn write(self, tag: u32, head: &mut BytesMut) -> Body {
+        let Some(common) = self.response else {
+            begin(tag, 0, head);
+            return Body::default();
+        };
+        let len = common.len();
+        begin(tag, field_len(len), head);
+        begin(1, len, head);
+        common.write(head)
+    }
+}
+
+impl CommonResponse {
+    fn len(&self) -> usize {
+        let headers = self
+            .header_mutation
+            .as_ref()
+            .map_or(0, |headers| field_len(headers.encoded_len()));
+        let body = self
+            .body_mutation
+            .as_ref()
+            .map_or(0, |mutation| field_len(mutation.len()));
+        headers + body + flag_len(self.clear_route_cache)
+    }
+
+    fn write(self, head: &mut BytesMut) -> Body {
+        if let Some(headers) = &self.header_mutation {
+            encoding::message::encode(2, headers, head);
+        }
+        write_flag(5, self.clear_route_cache, head);
+        let Some(mutation) = self.body_mutation else {
+            return Body::default();
+        };
+        begin(3, mutation.len(), head);
+        mutation.write(head)
+    }
+}
+
+impl Mutation {
+    fn len(&self) -> usize {
+        match self {
+            Self::Body(body) => field_len(body.len()),
+            Self::StreamedResponse(streamed) => field_len(streamed.len()),
+        }
+    }
+
+    fn write(self, head: &mut BytesMut) -> Body {
+        let body = match self {
+            Self::Body(body) => body,
+            Self::StreamedResponse(streamed) => {
+                begin(3, streamed.len(), head);
+                write_flag(2, streamed.end_of_stream, head);
+                streamed.body
+            }
+        };
+        begin(1, body.len(), head);
+        body
+    }
+}
+
+impl StreamedBodyResponse {
+    fn len(&self) -> usize {
+        field_len(self.body.len()) + flag_len(self.end_of_stream)
+    }
 }
 
 #[cfg(test)]
@@ -180,7 +321,10 @@ mod tests {
                 ..ProcessingMode::default()
             }),
         };
-        theirs::ProcessingResponse::decode(ours.encode_to_vec().as_slice()).unwrap()
+        let mut written = BytesMut::new();
+        let body = ours.write(&mut written);
+        written.extend_from_slice(&body.into_bytes());
+        theirs::ProcessingResponse::decode(written).unwrap()
     }
 
     fn their_header() -> envoy::HeaderValue {
@@ -233,7 +377,7 @@ mod tests {
             ..theirs::HttpBody::default()
         };
         let ours = HttpBody {
-            body: Bytes::from_static(b"bytes"),
+            body: Bytes::from_static(b"bytes").into(),
             end_of_stream: true,
         };
         let trailers = HttpTrailers::default();
@@ -272,12 +416,18 @@ mod tests {
                 request: Some(theirs),
                 ..theirs::ProcessingRequest::default()
             };
+            let written = read(&message).encode_to_vec();
             let expected = ProcessingRequest {
                 metadata_context: Some(Metadata::default()),
                 protocol_config: message.protocol_config,
                 request: Some(ours),
             };
             assert_eq!(read(&message), expected);
+            assert_eq!(
+                ProcessingRequest::decode(written.as_slice()),
+                Ok(expected),
+                "written as read"
+            );
         }
     }
 
@@ -293,7 +443,7 @@ mod tests {
             ),
             (
                 Mutation::StreamedResponse(StreamedBodyResponse {
-                    body: Some(body),
+                    body,
                     end_of_stream: true,
                 }),
                 theirs::body_mutation::Mutation::StreamedResponse(theirs::StreamedBodyResponse {
@@ -308,7 +458,7 @@ mod tests {
             let part = PartResponse {
                 response: Some(CommonResponse {
                     header_mutation: Some(mutation),
-                    body_mutation: Some(BodyMutation { mutation: Some(ours) }),
+                    body_mutation: Some(ours),
                     clear_route_cache: true,
                 }),
             };

@@ -1,23 +1,29 @@
 //! The two gRPC services that Envoy calls, `envoy.service.ext_proc.v3.ExternalProcessor` and
 //! `envoy.service.accesslog.v3.AccessLogService`, over our own messages.
 //!
-//! Each has one method, in which messages stream in and replies out. It is what tonic would generate, less what is not used:
-//! compression. A method that does not exist is answered with `UNIMPLEMENTED`.
+//! Each has one method, in which messages stream in and replies out, framed by [`frames`](super::frames). tonic serves it, with every
+//! other service, by its path. A method that does not exist is answered with `UNIMPLEMENTED`; compression is not offered.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use http_body::Body as HttpBody;
 use prost::Message;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Body as HttpBody, BoxFuture, Service, StdError};
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
-use tonic_prost::ProstCodec;
+use tonic::codegen::{Service, StdError};
+use tonic::server::NamedService;
 
+use crate::wire::frames::{Messages, Outgoing, Sent};
 use crate::wire::log::{Logs, Noted};
 use crate::wire::message::{ProcessingRequest, ProcessingResponse};
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// A service with one method.
 pub trait Method: Clone + Send + 'static {
@@ -28,7 +34,7 @@ pub trait Method: Clone + Send + 'static {
     /// What Envoy sends.
     type In: Message + Default + 'static;
     /// What it is told.
-    type Out: Message + Default + 'static;
+    type Out: Outgoing + 'static;
 }
 
 /// `ExternalProcessor/Process`.
@@ -81,14 +87,14 @@ impl<M: Method, F> NamedService for Streams<M, F> {
 impl<M, F, S, B> Service<http::Request<B>> for Streams<M, F>
 where
     M: Method,
-    F: Fn(Streaming<M::In>) -> S + Clone + Send + 'static,
-    S: tokio_stream::Stream<Item = Result<M::Out, Status>> + Send + 'static,
-    B: HttpBody + Send + 'static,
+    F: Fn(Messages<M::In>) -> S,
+    S: tokio_stream::Stream<Item = Result<M::Out, Status>> + Unpin + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
+    type Future = Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -96,29 +102,12 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         if request.uri().path() != M::PATH {
-            return Box::pin(ready(Ok(Status::unimplemented("no such method").into_http())));
+            return ready(Ok(Status::unimplemented("no such method").into_http()));
         }
-        let (start, bound) = (self.start.clone(), self.max_message_bytes);
-        Box::pin(async move {
-            let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(bound);
-            Ok(grpc.streaming(Started::<M, F>(start, PhantomData), request).await)
-        })
-    }
-}
-
-struct Started<M, F>(F, PhantomData<M>);
-
-impl<M, F, S> StreamingService<M::In> for Started<M, F>
-where
-    M: Method,
-    F: Fn(Streaming<M::In>) -> S,
-    S: tokio_stream::Stream<Item = Result<M::Out, Status>> + Send + 'static,
-{
-    type Response = M::Out;
-    type ResponseStream = S;
-    type Future = Ready<Result<Response<S>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<M::In>>) -> Self::Future {
-        ready(Ok(Response::new((self.0)(request.into_inner()))))
+        let messages = Messages::new(request.into_body(), self.max_message_bytes);
+        let replies = Sent::new((self.start)(messages));
+        let mut response = http::Response::new(Body::new(replies));
+        response.headers_mut().insert(CONTENT_TYPE, GRPC);
+        ready(Ok(response))
     }
 }
