@@ -92,10 +92,10 @@ pub enum WhenSaturated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Usage {
-    /// Envoy's own metadata filters read it, for Envoy's access log: the filter does not look at answers.
-    Envoy,
-    /// The filter reads the beginning and the end of the answer.
+    /// The filter reads it as the answer passes.
     Answer,
+    /// Envoy's own metadata filters read it: the filter does not look at answers.
+    Envoy,
 }
 
 /// A configuration that cannot be used.
@@ -129,7 +129,7 @@ impl Default for Config {
             when_no_state: WhenNoState::Reject,
             when_saturated: WhenSaturated::Serve,
             explain: false,
-            usage: Usage::Envoy,
+            usage: Usage::Answer,
             max_endpoints: 4_096,
             memory_bytes: 32 << 20,
             prefix_index_bytes: 8 << 20,

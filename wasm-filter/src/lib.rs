@@ -18,6 +18,5 @@ pub mod state;
 #[cfg(test)]
 mod stories;
 pub mod stream;
-pub mod usage;
 #[cfg(target_family = "wasm")]
 mod vm;

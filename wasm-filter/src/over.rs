@@ -13,6 +13,9 @@ use crate::host::Host;
 /// Where Envoy's metadata filters leave usage, as in the reference configuration.
 const USAGE: [&str; 3] = ["metadata", "filter_metadata", "kthena.usage"];
 
+/// Facts that say usage to the access log: tokens of the input, of the output, and of the input those from a cache.
+pub(crate) const FACTS: [&str; 3] = ["kthena.input_tokens", "kthena.output_tokens", "kthena.cached_tokens"];
+
 /// Moments of a request, nanoseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moments {

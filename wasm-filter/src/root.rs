@@ -81,6 +81,7 @@ impl<H: Host> Root<H> {
         state.set_now(now);
         host.tick_every(IDLE_TICK_MS);
         say_what_is_held(&host, config.hold);
+        over::FACTS.iter().for_each(|fact| host.declare_text(fact));
         Self {
             metrics: Metrics::new(&host),
             reading: Reading::default(),
@@ -246,6 +247,13 @@ impl<H: Host> Root<H> {
     pub fn on_response_trailers(&mut self, id: u32) {
         if let Some(conversation) = self.requests.get_mut(&id) {
             conversation.on_response_end(&mut self.state, &self.host);
+        }
+    }
+
+    /// An entry of the access log about a request is about to be written.
+    pub fn on_log(&self, id: u32) {
+        if let Some(conversation) = self.requests.get(&id) {
+            conversation.on_log(&self.host);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::stream::Progress;
 
 mod by_head;
 mod counts;
+mod usage;
 
 const ROOT: u32 = 1;
 const REQUEST: u32 = 2;
@@ -497,31 +498,4 @@ fn gauges_are_sums_over_vms_and_go_with_them() {
     assert_eq!(host.metric("kthena_held"), 2);
     vms[0].root.on_end();
     assert_eq!(host.metric("kthena_held"), 1);
-}
-
-#[test]
-fn usage_is_read_from_the_ends_of_an_answer_when_so_configured() {
-    let mut rig = Rig::ready(&json!({"usage": "answer"}));
-    rig.post(REQUEST, CHAT, &chat("alias"));
-    rig.host.change(REQUEST, |request| {
-        request.response_headers.insert(":status".into(), "200".into());
-        request
-            .response_headers
-            .insert("content-type".into(), "text/event-stream".into());
-    });
-    rig.root.on_response_headers(REQUEST, false);
-    let token = format!(
-        "data: {}\n\n",
-        json!({"choices": [{"delta": {"content": "x".repeat(200)}}]})
-    );
-    let usage = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 100}});
-    let usage = format!("data: {usage}\n\n");
-    let pieces = std::iter::repeat_n(token.as_str(), 100).chain([usage.as_str(), "data: [DONE]\n\n", ""]);
-    for piece in pieces {
-        rig.host
-            .change(REQUEST, |request| request.piece = piece.as_bytes().to_vec());
-        rig.root.on_response_body(REQUEST, piece.len(), piece.is_empty());
-    }
-    let usage = rig.root.request(REQUEST).unwrap().record().usage;
-    assert_eq!((usage.input_tokens, usage.output_tokens), (Some(7), Some(100)));
 }

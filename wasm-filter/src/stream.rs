@@ -14,9 +14,8 @@ use kthena_scheduler::time::Time;
 
 use crate::config::Usage;
 use crate::host::{Flow, Host, Level};
-use crate::over::Moments;
+use crate::over::{FACTS, Moments};
 use crate::state::State;
-use crate::usage::Excerpt;
 
 /// Bytes of a body that are read at a time.
 const WINDOW: usize = 64 << 10;
@@ -35,7 +34,6 @@ pub struct Conversation {
     forged: Vec<&'static str>,
     /// The client told the length of the body.
     has_length: bool,
-    excerpt: Option<Excerpt>,
     /// When what came.
     pub(crate) moments: Moments,
 }
@@ -178,9 +176,6 @@ impl Conversation {
             Usage::Envoy => String::new(),
         };
         let served = host.property(&SERVED).and_then(|bytes| String::from_utf8(bytes).ok());
-        if state.usage == Usage::Answer {
-            self.excerpt = Some(Excerpt::new(&content_type));
-        }
         let head = ResponseHead {
             status: status.unwrap_or(0),
             content_type: &content_type,
@@ -198,14 +193,9 @@ impl Conversation {
         if self.progress != Progress::Sent {
             return;
         }
-        if bytes > 0
-            && let Some(mut excerpt) = self.excerpt.take()
-        {
+        if bytes > 0 && state.usage == Usage::Answer {
             let piece = host.response_body(0, bytes);
-            excerpt.take(&piece, |input| {
-                self.step(state, input);
-            });
-            self.excerpt = Some(excerpt);
+            self.step(state, Input::ResponseBody(&piece));
         }
         if end {
             self.on_response_end(state, host);
@@ -217,27 +207,26 @@ impl Conversation {
         if self.progress != Progress::Sent {
             return;
         }
-        self.show_end(state);
         let effects = self.step(state, Input::ResponseEnd);
         self.carry_out(effects, state, host);
     }
 
+    /// An entry of the access log is about to be written, the last one or one in between.
+    pub fn on_log(&self, host: &impl Host) {
+        let usage = self.exchange.usage();
+        let counts = [usage.input_tokens, usage.output_tokens, usage.cached_tokens];
+        for (name, count) in FACTS.iter().zip(counts) {
+            if let Some(count) = count {
+                host.set_fact(name, &count.to_string());
+            }
+        }
+    }
+
     /// The request is over, however it ended.
     pub fn on_done(&mut self, state: &mut State, host: &impl Host) {
-        if self.progress == Progress::Sent {
-            self.show_end(state);
-        }
         let effects = self.step(state, Input::Abort);
         self.carry_out(effects, state, host);
         self.progress = Progress::Over;
-    }
-
-    fn show_end(&mut self, state: &mut State) {
-        if let Some(excerpt) = self.excerpt.take() {
-            excerpt.finish(|input| {
-                self.step(state, input);
-            });
-        }
     }
 
     fn step(&mut self, state: &mut State, input: Input<'_>) -> Vec<Effect> {

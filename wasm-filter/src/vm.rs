@@ -136,6 +136,10 @@ impl HttpContext for RequestContext {
         Action::Continue
     }
 
+    fn on_log(&mut self) {
+        self.with((), |root| root.on_log(self.id));
+    }
+
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
         self.with((), |root| root.on_response_trailers(self.id));
         Action::Continue

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::load::{self, Length, Load, Outcome};
+use super::load::{self, Length, Load};
 use super::meter;
 use super::stand::{Chain, Config, Plan, Stand};
 use super::traffic::{Expected, Shape, Traffic};
@@ -83,6 +83,8 @@ impl Case {
 pub struct Settings {
     /// What is measured.
     pub cases: Vec<Case>,
+    /// In which configurations.
+    pub configs: Vec<Config>,
     /// How often.
     pub rounds: usize,
     /// How long a round of one configuration lasts.
@@ -148,8 +150,10 @@ pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
             settings.endpoints
         );
         let mut stand = Stand::start(&Plan {
-            beside: Config::ALL
-                .into_iter()
+            beside: settings
+                .configs
+                .iter()
+                .copied()
                 .filter(|config| *config != Config::ExtProc)
                 .collect(),
             endpoints: settings.endpoints,
@@ -172,7 +176,9 @@ pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
 }
 
 async fn measure(stand: &mut Stand, case: Case, settings: &Settings) -> Result<Vec<Row>> {
-    let chains = stand.chains().to_vec();
+    // There always is a chain of kthena-ext-proc, which fills the index.
+    let measured = |chain: &Chain| settings.configs.contains(&chain.config);
+    let chains: Vec<Chain> = stand.chains().iter().copied().filter(measured).collect();
     let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); chains.len()];
     for round in 0..settings.rounds {
         for turn in 0..chains.len() {
@@ -213,9 +219,9 @@ async fn once(stand: &mut Stand, chain: Chain, case: Case, settings: &Settings) 
         },
         length: Length::Time(time),
     };
-    load::send(load(settings.length / WARM_UP)).await?;
-    tokio::time::sleep(AFTERWARDS).await;
     let counted = tokens(stand, chain).await?;
+    let warm = load::send(load(settings.length / WARM_UP)).await?;
+    tokio::time::sleep(AFTERWARDS).await;
     let before = spent(chain)?;
     let outcome = load::send(load(settings.length)).await?;
     tokio::time::sleep(AFTERWARDS).await;
@@ -232,7 +238,7 @@ async fn once(stand: &mut Stand, chain: Chain, case: Case, settings: &Settings) 
     let deadline = Instant::now() + LATEST;
     while unknown > 0 && Instant::now() < deadline {
         let counted = tokens(stand, chain).await? - counted;
-        unknown = usage_unknown(chain, &outcome, &traffic, counted);
+        unknown = usage_unknown(chain, warm.good() + outcome.good(), &traffic, counted);
     }
     if unknown > 0 {
         eprintln!("{}: the usage of {unknown} requests is not known", case.name());
@@ -249,25 +255,23 @@ async fn once(stand: &mut Stand, chain: Chain, case: Case, settings: &Settings) 
     })
 }
 
-/// Tokens of answers that kthena-ext-proc has counted; 0 for others, who count none.
+/// Tokens of answers that kthena-ext-proc has counted, or our filter has told the controller of; 0 for others, who count none.
 async fn tokens(stand: &mut Stand, chain: Chain) -> Result<f64> {
+    let (name, output) = ("kthena_router_tokens_total", r#"token_type="output""#);
     match chain.config {
-        Config::ExtProc => {
-            stand
-                .metric("kthena_router_tokens_total", r#"token_type="output""#)
-                .await
-        }
-        Config::Bare | Config::Noop | Config::NoopEcho | Config::WasmNoop | Config::Wasm => Ok(0.0),
+        Config::ExtProc => stand.metric(name, output).await,
+        Config::Wasm => stand.told(name, output).await,
+        Config::Bare | Config::Noop | Config::NoopEcho | Config::WasmNoop => Ok(0.0),
     }
 }
 
-/// Requests whose usage did not come to kthena-ext-proc.
-fn usage_unknown(chain: Chain, outcome: &Outcome, traffic: &Traffic, counted: f64) -> u64 {
-    if chain.config != Config::ExtProc {
+/// Requests whose usage did not become known.
+fn usage_unknown(chain: Chain, answers: u64, traffic: &Traffic, counted: f64) -> u64 {
+    if !matches!(chain.config, Config::ExtProc | Config::Wasm) {
         return 0;
     }
     let known = counted as u64 / traffic.tokens();
-    outcome.good().saturating_sub(known)
+    answers.saturating_sub(known)
 }
 
 fn spent(chain: Chain) -> Result<(Duration, Duration)> {

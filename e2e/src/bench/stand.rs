@@ -192,11 +192,16 @@ impl Stand {
     /// When the metrics are not served.
     pub async fn metric(&mut self, name: &str, labelled: &str) -> Result<f64> {
         let page = self.system.ext_proc(0)?.page("/metrics").await?;
-        let lines = page.lines().filter_map(|line| line.strip_prefix(name));
-        let lines = lines.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labelled));
-        Ok(lines
-            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum())
+        Ok(sum(&page, name, labelled))
+    }
+
+    /// The same of what filters have told the controller.
+    ///
+    /// # Errors
+    /// When the metrics are not served.
+    pub async fn told(&mut self, name: &str, labelled: &str) -> Result<f64> {
+        let page = self.system.controller().page("/metrics").await?;
+        Ok(sum(&page, name, labelled))
     }
 
     /// The whole system around kthena-ext-proc.
@@ -272,6 +277,15 @@ impl Stand {
         }
         Ok(())
     }
+}
+
+/// The sum of a metric over those label sets that contain a text.
+fn sum(page: &str, name: &str, labelled: &str) -> f64 {
+    let lines = page.lines().filter_map(|line| line.strip_prefix(name));
+    let lines = lines.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labelled));
+    lines
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 fn filling(chain: &Chain, requests: u64, connections: usize) -> Load {

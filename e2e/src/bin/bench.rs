@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use kthena_e2e::bench::report::{self, Verdict};
+use kthena_e2e::bench::stand::Config;
 use kthena_e2e::bench::{engines, idle, memory, path, scrape};
 
 /// Measures what Kthena costs, side by side with doing without it. Absolute figures are those of this machine; ratios count.
@@ -59,6 +60,9 @@ struct PathFlags {
     /// What is measured; everything when left out.
     #[arg(long = "case", value_parser = case, value_delimiter = ',')]
     cases: Vec<path::Case>,
+    /// Which configurations are measured; all of them when left out.
+    #[arg(long = "config", value_parser = config, value_delimiter = ',')]
+    configs: Vec<Config>,
     /// Streams at one time.
     #[arg(long, default_value_t = 64)]
     streams: usize,
@@ -157,6 +161,11 @@ fn case(text: &str) -> Result<path::Case, String> {
     known.ok_or_else(|| "give 1kB, 64kB, 400kB or stream200".to_owned())
 }
 
+fn config(text: &str) -> Result<Config, String> {
+    let known = Config::ALL.into_iter().find(|config| config.name() == text);
+    known.ok_or_else(|| format!("give one of {}", Config::ALL.map(Config::name).join(", ")))
+}
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -218,6 +227,10 @@ async fn measure_path(flags: PathFlags) -> Result<u64> {
         cases: match flags.cases.is_empty() {
             true => path::Case::ALL.to_vec(),
             false => flags.cases,
+        },
+        configs: match flags.configs.is_empty() {
+            true => Config::ALL.to_vec(),
+            false => flags.configs,
         },
         rounds: flags.rounds,
         length: Duration::from_secs_f64(flags.seconds),

@@ -2,13 +2,14 @@
 //! tells of them, of the controller, or of the plugin.
 
 use kthena_e2e::client::Ask;
+use kthena_e2e::envoy::{DOCUMENT, place};
 use kthena_e2e::exposition;
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::{Filter, Options, Part, System};
+use kthena_e2e::system::{Change, Filter, Options, Part, System};
 use serde_json::{Value, json};
 
 use crate::host::{change_plugin, dynamic};
-use crate::{CHAT, SOON, llama, metric, new_question, send, start};
+use crate::{CHAT, SOON, llama, log_line, metric, new_question, send, start};
 
 /// The controller's page.
 async fn page(system: &mut System) -> String {
@@ -63,18 +64,72 @@ fn usage(answer: &Value, names: [&str; 2]) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_tokens_and_durations_are_told_by_model_path_and_status() {
-    everything_is_told(json!({})).await;
+    everything_is_told(llama(2), json!({})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_are_told_alike_where_the_filter_reads_usage_of_the_answer() {
-    everything_is_told(json!({"usage": "answer"})).await;
+async fn they_are_told_alike_where_envoys_metadata_filters_read_usage() {
+    let change_envoy = Change::new(with_metadata_filters);
+    let options = Options {
+        change_envoy,
+        ..llama(2)
+    };
+    everything_is_told(options, json!({"usage": "envoy"})).await;
+}
+
+/// Puts those of the other reference configuration before the router, as docs/wasm.md says.
+fn with_metadata_filters(configuration: &mut Value) {
+    let mut asked: Value = serde_saphyr::from_str(DOCUMENT).unwrap();
+    let filters = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters";
+    let theirs = place(&mut asked, filters).unwrap().as_array().unwrap().clone();
+    let reads = |filter: &Value| {
+        filter["name"]
+            .as_str()
+            .is_some_and(|name| name.ends_with("_to_metadata"))
+    };
+    let readers: Vec<Value> = theirs.into_iter().filter(reads).collect();
+    assert_eq!(readers.len(), 2, "one for documents, one for streams");
+    let ours = place(configuration, filters).unwrap().as_array_mut().unwrap();
+    let router = ours.len() - 1;
+    ours.splice(router..router, readers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_stands_in_the_access_log_as_numbers_and_not_at_all_where_there_is_none() {
+    let system = start(llama(1)).await;
+    let mut streamed: Value = serde_json::from_slice(&new_question("llama").body).unwrap();
+    streamed["stream"] = json!(true);
+    let mut counted = streamed.clone();
+    counted["stream_options"] = json!({"include_usage": true});
+    let message = json!({"model": "llama", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3});
+    let tokens = async |path: &str, body: String| {
+        let answer = send(&system, Ask::post(path, body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let line = log_line(&system, &answer.header("x-request-id")).await;
+        ["input_tokens", "output_tokens"].map(|key| line.get(key).and_then(Value::as_u64))
+    };
+    let plain = tokens(CHAT, String::from_utf8(new_question("llama").body.to_vec()).unwrap()).await;
+    assert!(
+        plain.iter().all(|count| count.is_some_and(|count| count > 0)),
+        "{plain:?}"
+    );
+    assert_eq!(
+        tokens(CHAT, counted.to_string()).await[1],
+        plain[1],
+        "the same answer, streamed"
+    );
+    assert_eq!(tokens("/v1/messages", message.to_string()).await[1], Some(3));
+    assert_eq!(
+        tokens(CHAT, streamed.to_string()).await,
+        [None; 2],
+        "the engine was not asked"
+    );
 }
 
 /// Some requests of every sort, and the page afterwards.
-async fn everything_is_told(configuration: Value) {
+async fn everything_is_told(options: Options, configuration: Value) {
     let filter = Filter::Wasm(configuration);
-    let mut system = start(Options { filter, ..llama(2) }).await;
+    let mut system = start(Options { filter, ..options }).await;
     let before = at_the_start(&mut system).await;
     let (mut input, mut output) = (0.0, 0.0);
     for _ in 0..5 {

@@ -17,10 +17,12 @@ fn the_configurations_differ_in_who_decides_and_in_nothing_else() {
 
     // Who decides, and what it needs.
     let filters = [&mut asked, &mut filter].map(|of| take(of, &format!("{manager}/http_filters")));
-    let rest = |filters: &Value, from: usize| filters.as_array().unwrap()[from..].to_vec();
-    assert_eq!(filters[1][0]["name"], "kthena");
-    assert_eq!(filters[1][1]["name"], "envoy.filters.http.header_to_metadata");
-    assert_eq!(rest(&filters[1], 2), rest(&filters[0], 1), "filters after the decision");
+    let [asked_filters, own_filters] = &filters;
+    assert_eq!(own_filters[0]["name"], "kthena");
+    assert_eq!(own_filters[1]["name"], "envoy.filters.http.header_to_metadata");
+    assert_eq!(asked_filters[1]["name"], "envoy.filters.http.json_to_metadata");
+    assert_eq!(asked_filters[2]["name"], "envoy.filters.http.sse_to_metadata");
+    assert_eq!(own_filters[2], asked_filters[3], "the router");
     for of in [&mut asked, &mut filter] {
         take(of, "/static_resources/clusters");
     }

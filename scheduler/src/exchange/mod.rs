@@ -182,6 +182,15 @@ impl Exchange {
         &self.record
     }
 
+    /// What the engine counted, as far as the answer has come.
+    pub fn usage(&self) -> Usage {
+        match &self.phase {
+            Phase::Sent(Some(Answer::Scan(scan))) => scan.usage(),
+            Phase::Sent(Some(Answer::Filter(filter))) => filter.usage(),
+            _ => self.record.usage,
+        }
+    }
+
     /// The host does not show the answer's body: what we asked of the engine could not be withheld from the client, so
     /// nothing is asked.
     pub fn answer_unseen(&mut self) {

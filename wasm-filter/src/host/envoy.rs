@@ -5,6 +5,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use prost::Message as _;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType};
 
@@ -18,6 +19,18 @@ const COUNT_TRIES: u32 = 100;
 /// Envoy, or another host of proxy-wasm.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Envoy;
+
+/// Envoy's `DeclarePropertyArguments`, as far as it is needed.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Declaration {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(int32, tag = "3")]
+    kind: i32,
+}
+
+/// Its `WasmType.String`.
+const TEXT: i32 = 1;
 
 impl Host for Envoy {
     fn now(&self) -> u64 {
@@ -105,6 +118,15 @@ impl Host for Envoy {
 
     fn set_fact(&self, name: &str, value: &str) {
         let _ = hostcalls::set_property(vec![name], Some(value.as_bytes()));
+    }
+
+    fn declare_text(&self, name: &str) {
+        let declared = Declaration {
+            name: name.to_owned(),
+            kind: TEXT,
+        };
+        // A host that cannot do that has no such expressions.
+        let _ = hostcalls::call_foreign_function("declare_property", Some(&declared.encode_to_vec()));
     }
 
     fn open_stream(&self, cluster: &str) -> Option<u32> {

@@ -223,6 +223,8 @@ impl Host for Fake {
         });
     }
 
+    fn declare_text(&self, _: &str) {}
+
     fn open_stream(&self, _: &str) -> Option<u32> {
         let mut inner = self.0.borrow_mut();
         if inner.no_controller {

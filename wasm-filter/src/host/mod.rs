@@ -81,6 +81,9 @@ pub trait Host {
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
     /// Leaves a fact about the request for the host's access log and other filters.
     fn set_fact(&self, name: &str, value: &str);
+    /// Facts of this name are text, from which the host's expressions can make numbers; others are bytes to them. Said
+    /// in the plugin's own context.
+    fn declare_text(&self, name: &str);
 
     /// Opens a stream to the state service of this cluster; `None` when there is no such cluster or connection.
     fn open_stream(&self, cluster: &str) -> Option<u32>;

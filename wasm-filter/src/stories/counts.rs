@@ -40,7 +40,7 @@ fn answer(rig: &mut Rig, message: &proto::Counts) {
 
 #[test]
 fn what_a_request_was_and_took_is_told() {
-    let mut rig = Rig::ready(&json!({}));
+    let mut rig = Rig::ready(&json!({"usage": "envoy"}));
     play(&mut rig, 2, &chat("alias"), "200");
     play(&mut rig, 3, &chat("unknown"), "");
     rig.post(4, "/not-ours", "");
