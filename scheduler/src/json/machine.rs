@@ -44,6 +44,8 @@ pub(crate) struct JsonScan {
     /// The offset before which ids are read one by one.
     pub(super) ids_again_at: u64,
     pub(super) cut: CutSequence,
+    /// Room to gather text in that has escapes; none before the first one.
+    pub(super) gathered: Vec<u8>,
 }
 
 /// How far a number has come; named for what was read last.

@@ -15,6 +15,7 @@ impl JsonScan {
             escape: Escape::None,
             ids_again_at: 0,
             cut: CutSequence::default(),
+            gathered: Vec::new(),
         }
     }
 

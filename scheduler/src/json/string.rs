@@ -1,8 +1,9 @@
 //! Strings: runs of plain bytes, and escapes that any cut may split.
 //!
 //! Three ways to read, by what the text is like. Long plain runs go to the visitor where they lie, found by vector
-//! search. Where escapes are dense, runs and what the escapes stand for are gathered in a buffer, word by word and
-//! almost without branches. Escapes that are split by a cut, of surrogates, or wrong, go byte by byte.
+//! search. From an escape on, what it stands for and the runs between it and the next ones are gathered in a buffer,
+//! block by block and almost without branches, until a run is long again: a visitor is called for kilobytes, not for
+//! each piece. Escapes that are split by a cut, of surrogates, or wrong, go byte by byte.
 
 use std::ops::Range;
 
@@ -21,13 +22,14 @@ const PIECE: usize = 16;
 /// What a step of gathering must see: its block, and the end of an escape or a piece that begins in it.
 const WINDOW: usize = BLOCK + PIECE;
 
-/// Decoded bytes gathered before the visitor gets them, and room for what one more step may write.
-const GATHERED: usize = 512;
-const BUFFER: usize = GATHERED + 2 * WINDOW;
+/// Decoded bytes gathered before the visitor gets them.
+const GATHERED: usize = 4 << 10;
 
-/// Runs shorter than this, so many in a row, make gathering worth its while.
-const SHORT_RUN: usize = 48;
-const SHORT_RUNS: u32 = 3;
+/// A run of this many bytes is long: from its end on, text is read where it lies.
+const LONG_RUN: usize = 256;
+
+/// Room for what is gathered, and for what one more step may write: a run that is not long yet, and a block.
+const BUFFER: usize = GATHERED + LONG_RUN + 3 * WINDOW;
 
 impl JsonScan {
     /// Reads a string from `pos` on, as far as it goes; its opening quote has been read. Returns the position after it.
@@ -38,12 +40,9 @@ impl JsonScan {
         mut pos: usize,
         visitor: &mut V,
     ) -> Result<usize, V::Error> {
-        let mut short_runs = 0;
-        let mut run_start = pos;
         while let Some(&byte) = bytes.get(pos) {
             if self.escape != Escape::None {
                 pos = self.escape(byte, pos, visitor)?;
-                run_start = pos;
                 continue;
             }
             match byte {
@@ -52,15 +51,11 @@ impl JsonScan {
                     return Ok(pos + 1);
                 }
                 b'\\' => {
-                    short_runs = if pos - run_start < SHORT_RUN { short_runs + 1 } else { 0 };
-                    run_start = pos;
-                    if short_runs >= SHORT_RUNS {
-                        pos = self.gather(bytes, pos, visitor);
-                    }
-                    if pos == run_start {
+                    let from = pos;
+                    pos = self.gather(bytes, pos, visitor);
+                    if pos == from {
                         pos += self.one_escape(bytes, pos, visitor);
                     }
-                    run_start = pos;
                 }
                 _ => pos = self.run(bytes, pos, visitor)?,
             }
@@ -95,11 +90,24 @@ impl JsonScan {
         Ok(pos + run.len())
     }
 
-    /// Reads escapes and the runs between them. Stops, without an error, at what it leaves to the others: a long run, the
-    /// end of the string or of the bytes and the run before it, an escape that is wrong or needs more care. Returns the
-    /// position it came to.
-    fn gather<V: Visit>(&self, bytes: &[u8], start: usize, visitor: &mut V) -> usize {
-        let mut buffer = [0u8; BUFFER];
+    /// Reads escapes and the runs between them. Stops, without an error, at what it leaves to the others: the end of a
+    /// long run, the end of the string or of the bytes, an escape that is wrong or needs more care. Returns the position it
+    /// came to.
+    fn gather<V: Visit>(&mut self, bytes: &[u8], start: usize, visitor: &mut V) -> usize {
+        if bytes.len() < start + WINDOW {
+            return start;
+        }
+        let mut room = std::mem::take(&mut self.gathered);
+        room.resize(BUFFER, 0);
+        let position = match room.first_chunk_mut() {
+            Some(buffer) => self.gather_in(buffer, bytes, start, visitor),
+            None => start,
+        };
+        self.gathered = room;
+        position
+    }
+
+    fn gather_in<V: Visit>(&self, buffer: &mut [u8; BUFFER], bytes: &[u8], start: usize, visitor: &mut V) -> usize {
         let mut filled = 0;
         let mut run_start = start;
         let mut base = start;
@@ -120,15 +128,22 @@ impl JsonScan {
             let mut understood = true;
             for at in bits::positions(starts) {
                 let at = base + at;
-                copy_run(bytes, run_start..at, &mut buffer, &mut filled);
+                copy_run(bytes, run_start..at, buffer, &mut filled);
                 run_start = at;
-                let Some(length) = unescape(bytes, at, &mut buffer, &mut filled) else {
+                let Some(length) = unescape(bytes, at, buffer, &mut filled) else {
                     understood = false;
                     break;
                 };
                 run_start += length;
             }
-            if starts == 0 || stops != 0 || !understood {
+            if !understood {
+                break;
+            }
+            // The second half of an escape may lie in the next block.
+            let run_end = base + (stops.trailing_zeros() as usize).min(BLOCK);
+            if stops != 0 || run_end.saturating_sub(run_start) >= LONG_RUN {
+                copy_run(bytes, run_start..run_end.max(run_start), buffer, &mut filled);
+                run_start = run_end.max(run_start);
                 break;
             }
             if filled >= GATHERED {

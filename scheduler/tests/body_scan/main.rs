@@ -96,6 +96,29 @@ proptest! {
     }
 
     #[test]
+    fn long_texts_with_escapes_near_and_far(
+        pieces in proptest::collection::vec(
+            (
+                prop_oneof![0usize..20, 40usize..90, 180usize..340, 900usize..1200],
+                prop::sample::select(vec!["\\n", "\\\"", "\\\\", "\\u00e9", "\\ud83e\\udd80", "\\ud83e", "\\/\\t", "é", "你", "\\u000"]),
+            ),
+            1..60,
+        ),
+        wrong in proptest::bool::weighted(0.1),
+        cuts in proptest::collection::vec(any::<usize>(), 0..5),
+    ) {
+        let text = |(length, end): &(usize, &str)| {
+            // An escape that is wrong is as seldom as the tests that want one.
+            let end = if end.len() == 5 && end.starts_with("\\u") && !wrong { "\\r" } else { end };
+            let run = "the quick brown fox ".chars().cycle().take(*length);
+            run.collect::<String>() + end
+        };
+        let content: String = pieces.iter().map(text).collect();
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{content}"}}]}}"#);
+        agree(ApiForm::ChatCompletions, body.as_bytes(), &cuts);
+    }
+
+    #[test]
     fn splices_change_what_they_say_and_nothing_else(body in generate::body(), name in "\\PC{0,12}") {
         let Ok(facts) = whole(body.form, &body.text) else { return Ok(()) };
         let mut splices: Vec<Splice> =
