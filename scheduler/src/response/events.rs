@@ -10,6 +10,8 @@ use crate::request::ApiForm;
 
 const DATA: &[u8] = b"data:";
 const DONE: &[u8] = b"[DONE]";
+/// Of an event without it, there is nothing to be learnt of usage.
+const USAGE: &[u8] = b"usage";
 
 /// Bytes of a cut line that are kept to recognise `[DONE]`: white space around it and the marker.
 const HEAD_LIMIT: usize = 16;
@@ -105,12 +107,19 @@ pub(super) fn read(form: ApiForm, data: &[u8]) -> Option<Said> {
         return Some(said);
     }
     let terminal = form == ApiForm::Messages && memmem::find(data, b"message_stop").is_some();
-    if !terminal && memmem::find(data, b"usage").is_none() {
+    if !terminal && !memmem::find_iter(data, USAGE).any(|at| !is_null(&data[at + USAGE.len()..])) {
         return None;
     }
     let mut document = Document::new(form);
     document.feed(data);
     document.said()
+}
+
+/// Whether the value of the key whose name stands before this is `null`: engines that count at the end of a stream say so
+/// in each event before it.
+fn is_null(after_name: &[u8]) -> bool {
+    let value = after_name.strip_prefix(b"\":");
+    value.is_some_and(|value| value.trim_ascii_start().starts_with(b"null"))
 }
 
 fn done_marker(data: &[u8]) -> Option<Said> {
