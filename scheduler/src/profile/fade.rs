@@ -9,11 +9,15 @@ use super::plugin::UNSCORED;
 /// 6 % of the exponential, and cheap enough to ask for every endpoint of every request.
 #[inline]
 pub(super) fn halving(age: u64, half_life: u64) -> f32 {
-    let halvings = age / half_life;
+    // What is known is seldom old: then there is nothing to divide.
+    let (halvings, rest) = match age < half_life {
+        true => (0, age),
+        false => (age / half_life, age % half_life),
+    };
     if halvings >= 24 {
         return 0.0;
     }
-    let within = (age % half_life) as i64 as f32 * (0.5 / half_life as i64 as f32);
+    let within = rest as i64 as f32 * (0.5 / half_life as i64 as f32);
     // 2^-n, straight into the exponent: a division is the dearest part otherwise.
     (1.0 - within) * f32::from_bits((127 - halvings as u32) << 23)
 }
