@@ -1,9 +1,9 @@
 //! One request: the host's events in, effects carried out on the host, around one exchange.
 //!
 //! What must always hold: semantics are the exchange's; here is only what a proxy-wasm host needs. The body stays with the
-//! host: it is read as it arrives, in windows, and never kept. The host can put other bytes in place of the beginning of a
-//! body and nowhere else, so that a change costs a copy of what stands before its end. What a client sent under the name
-//! of a control header goes no further.
+//! host: it is read as it arrives, in windows, and only its first bytes are kept. The host can put other bytes in place of
+//! the beginning of a body and nowhere else, so that a change costs a copy of what stands before its end. What a client sent
+//! under the name of a control header goes no further.
 
 use kthena_scheduler::exchange::{
     CONTROL_HEADERS, Dispatch, Effect, Exchange, Header, Input, LocalReply, Record, RequestHead, ResponseHead, header,
@@ -20,6 +20,9 @@ use crate::state::State;
 /// Bytes of a body that are read at a time.
 const WINDOW: usize = 64 << 10;
 
+/// Bytes of its beginning that are kept, where the model's name usually is.
+const START: usize = 1 << 10;
+
 /// What the host's record of an answer says of the endpoint that gave it.
 const SERVED: [&str; 2] = ["upstream", "address"];
 
@@ -30,6 +33,8 @@ pub struct Conversation {
     progress: Progress,
     /// Bytes of the body that were read.
     read: usize,
+    /// The first of them.
+    start: Vec<u8>,
     /// Control headers that the client sent.
     forged: Vec<&'static str>,
     /// The client told the length of the body.
@@ -123,6 +128,9 @@ impl Conversation {
             if window.is_empty() {
                 break;
             }
+            if self.read == 0 {
+                self.start = window[..window.len().min(START)].to_vec();
+            }
             self.read += window.len();
             let effects = self.step(state, Input::RequestBody(&window));
             if !effects.is_empty() {
@@ -172,8 +180,8 @@ impl Conversation {
         }
         let status = host.response_header(":status").and_then(|status| status.parse().ok());
         let content_type = match state.usage {
-            Usage::Answer => host.response_header("content-type").unwrap_or_default(),
-            Usage::Envoy => String::new(),
+            Usage::Answer if self.may_be_stream() => host.response_header("content-type").unwrap_or_default(),
+            Usage::Answer | Usage::Envoy => String::new(),
         };
         let served = host.property(&SERVED).and_then(|bytes| String::from_utf8(bytes).ok());
         let head = ResponseHead {
@@ -186,6 +194,11 @@ impl Conversation {
         if end {
             self.on_response_end(state, host);
         }
+    }
+
+    /// Whether a stream was asked for, or may have been: the body was not read.
+    fn may_be_stream(&self) -> bool {
+        self.exchange.record().stream || self.read == 0
     }
 
     /// So many bytes of the answer pass; `end` when they are the last.
@@ -313,10 +326,13 @@ impl Conversation {
     fn rewrite(&self, dispatch: &Dispatch, host: &impl Host) {
         let Some(last) = dispatch.splices.last() else { return };
         let end = usize::try_from(last.range.end).unwrap_or(usize::MAX).min(self.read);
-        let mut start = host.request_body(0, end);
+        let mut start = match self.start.get(..end) {
+            Some(start) => start.to_vec(),
+            None => host.request_body(0, end),
+        };
         splice::apply(&mut start, &dispatch.splices);
         host.replace_request_start(end, &start);
-        if self.has_length {
+        if self.has_length && start.len() != end {
             let length = self.read - end + start.len();
             host.set_request_header("content-length", Some(&length.to_string()));
         }

@@ -4,7 +4,9 @@ use super::*;
 
 /// The head of an answer to a request that was sent on.
 fn answer_begins(rig: &mut Rig, content_type: &str) {
-    rig.post(REQUEST, CHAT, &chat("alias"));
+    let stream = content_type.starts_with("text/event-stream");
+    let question = json!({"model": "alias", "messages": [{"role": "user", "content": "hello"}], "stream": stream});
+    rig.post(REQUEST, CHAT, &question.to_string());
     rig.host.change(REQUEST, |request| {
         let headers = [(":status", "200"), ("content-type", content_type)];
         for (name, value) in headers {
