@@ -82,6 +82,13 @@ async fn every_documented_refusal_is_what_a_client_gets() {
             "a content encoding we cannot read",
             post("{}").header("content-encoding", "gzip"),
         ),
+        (
+            "a body of parts, as uploads are",
+            Ask {
+                headers: vec![("content-type".to_owned(), "multipart/form-data; boundary=x".to_owned())],
+                ..post("--x\r\n")
+            },
+        ),
         ("no ModelRoute for the model", chat("unknown")),
         ("the route leads to an external provider", chat("external")),
         ("the ModelServer does not exist", chat("missing")),

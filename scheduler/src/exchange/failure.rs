@@ -1,6 +1,6 @@
 //! Every way a request ends with an answer of ours, and what the client is told: the one table of conditions.
 //!
-//! What must always hold: 4xx is the client's to mend, 429 and 503 say when to come back, and the words of Kthena v1.0
+//! What must always hold: 4xx is the client's to mend, 429 and 503 say when to come back where that can help, and the words of Kthena v1.0
 //! ("route not found", "rate limit") stay inside the message, as its users' scripts look for them. Errors are OpenAI error
 //! objects; on `/v1/messages` they wear Anthropic's envelope.
 
@@ -24,6 +24,8 @@ pub enum Failure {
     },
     /// A content encoding that we cannot read.
     ContentEncoding(String),
+    /// A body of parts, as uploads are: it is no JSON.
+    Multipart(String),
     /// No ModelRoute for the model.
     RouteNotFound {
         /// The model asked for.
@@ -104,12 +106,20 @@ impl Failure {
                 status: 415,
                 ..bad_request("unsupported_content_encoding", None, "request_parsing")
             },
+            Self::Multipart(_) => Row {
+                status: 415,
+                ..bad_request("unsupported_content_type", None, "request_parsing")
+            },
             Self::RouteNotFound { .. } | Self::NoRule { .. } => Row {
                 status: 404,
                 anthropic_kind: "not_found_error",
                 ..bad_request("model_not_found", Some("model"), "route_not_found")
             },
-            Self::ExternalProvider(_) => unavailable("external_provider_not_served", "provider_discovery"),
+            // It does not help to come back: somebody has to change the route.
+            Self::ExternalProvider(_) => Row {
+                retry_after_s: None,
+                ..unavailable("external_provider_not_served", "provider_discovery")
+            },
             Self::NoModelServer(_) => unavailable("model_server_not_found", "pod_discovery"),
             Self::NoEndpoint(_) => unavailable("no_endpoint", "pod_discovery"),
             Self::Saturated(_) => Row {
@@ -135,6 +145,10 @@ impl Failure {
             Self::ContentEncoding(encoding) => {
                 format!("content-encoding `{encoding}` is not supported: send the body without compression")
             }
+            Self::Multipart(kind) => format!(
+                "content-type `{}` is not supported: uploads are not routed by their model yet; send a JSON body",
+                short(kind)
+            ),
             Self::RouteNotFound { model } => {
                 let model = short(model);
                 format!("the model `{model}` does not exist: route not found; GET /v1/models lists those that do")

@@ -539,6 +539,15 @@ fn readable(settings: &Settings, head: &RequestHead) -> Result<(), Failure> {
     {
         return Err(Failure::ContentEncoding(encoding.to_owned()));
     }
+    // Whatever else it is called is looked at: many clients name a JSON body badly.
+    let kind = head.header("content-type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind
+        .get(..10)
+        .is_some_and(|start| start.eq_ignore_ascii_case("multipart/"))
+    {
+        return Err(Failure::Multipart(kind.to_owned()));
+    }
     length(settings, head).map(|_| ())
 }
 

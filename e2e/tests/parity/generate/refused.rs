@@ -194,6 +194,12 @@ impl Maker {
                 ("the body is too large", "content-length", "16777217"),
                 ("a content encoding we cannot read", "content-encoding", "gzip"),
                 ("a content encoding we cannot read", "content-encoding", "zstd, br"),
+                (
+                    "a body of parts, as uploads are",
+                    "content-type",
+                    "multipart/form-data; boundary=x",
+                ),
+                ("a body of parts, as uploads are", "content-type", "Multipart/Mixed"),
             ] {
                 let mut request = self.post(&format!("refused: {row}, {value}"), path, body.clone());
                 request.headers.insert(name.to_owned(), value.to_owned());

@@ -63,6 +63,11 @@ fn cases() -> Vec<Case> {
         case("an empty prompt", r#"{"model":"alias","messages":[]}"#),
         with_header("the body is too large", "content-length", "16777217"),
         with_header("a content encoding we cannot read", "content-encoding", "gzip"),
+        with_header(
+            "a body of parts, as uploads are",
+            "content-type",
+            "multipart/form-data; boundary=x",
+        ),
         case(
             "no ModelRoute for the model",
             r#"{"model":"unknown","messages":[{"role":"user","content":"x"}]}"#,
