@@ -30,6 +30,8 @@ pub struct Publish {
     pub subscribers: Gauge,
     /// Subscriptions refused, by reason.
     pub rejected: Family<Kind, Counter>,
+    /// New files of certificates, by what became of them.
+    pub certificates: Family<Kind, Counter>,
     /// Subscriptions that were ended by us, by reason.
     pub ended: Family<Kind, Counter>,
     /// Messages sent, by kind.
@@ -167,6 +169,11 @@ impl Publish {
             self.rejected.clone(),
         );
         r.register(
+            "state_certificates",
+            "New files of the state service's certificates: taken up, or refused and those before kept",
+            self.certificates.clone(),
+        );
+        r.register(
             "subscriptions_ended",
             "Subscriptions ended by the controller, by reason",
             self.ended.clone(),
@@ -222,6 +229,7 @@ impl Default for Publish {
         Self {
             subscribers: Gauge::default(),
             rejected: Family::default(),
+            certificates: Family::default(),
             ended: Family::default(),
             messages: Family::default(),
             bytes: Counter::default(),

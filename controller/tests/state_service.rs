@@ -2,117 +2,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a story's helpers may fail it
 
 mod filter;
+mod service;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use filter::{Filter, PATIENCE, eventually, open, up};
-use kthena_controller::clock::Clock;
 use kthena_controller::compile::EndpointKey;
-use kthena_controller::metrics::{self, Metrics};
-use kthena_controller::observe::{Observation, Table};
-use kthena_controller::publish::{Access, Bounds, Hub, Key, MAX_MESSAGE, Resource, Server, Settings, Timeouts};
-use kthena_controller::requests;
+use kthena_controller::metrics;
+use kthena_controller::observe::Observation;
+use kthena_controller::publish::{Key, MAX_MESSAGE};
 use kthena_scheduler::state::proto::{
-    Counted, Counts, Echo, Endpoint, Endpoints, Hello, InFlight, Load, ModelRoute, Placement, Placements, Report,
-    RequestCounts, ResourceType, Settlement, Settlements, from_filter,
+    Counted, Counts, Echo, Hello, Load, Placement, Placements, RequestCounts, ResourceType, Settlement, Settlements,
+    from_filter,
 };
 use prost::Message;
+use service::{Controller, endpoints, report, route, settings, start};
 use tokio::time::timeout;
 use tonic::Code;
-use tonic::transport::{Channel, ClientTlsConfig};
-
-struct Controller {
-    hub: Arc<Hub>,
-    table: Arc<Table>,
-    metrics: Metrics,
-    address: String,
-}
-
-fn settings() -> Settings {
-    Settings {
-        max_subscribers: 100,
-        reports: Bounds {
-            max_origins: 8,
-            max_entries: 1000,
-            lost_after_ms: 300,
-        },
-        placements_bytes: 1 << 20,
-        max_settlements: 100,
-        sample_wait_ms: 50,
-        ack_timeout_ms: 60_000,
-        requests: requests::Bounds {
-            max_series: 100,
-            max_origins: 100,
-        },
-    }
-}
-
-async fn start(settings: Settings) -> Controller {
-    start_with(settings, Access::default()).await
-}
-
-async fn start_with(settings: Settings, access: Access) -> Controller {
-    let table = Table::new();
-    let metrics = Metrics::default();
-    let hub = Hub::new(settings, Arc::clone(&table), Clock::start(), metrics.publish.clone());
-    let timeouts = Timeouts {
-        hello: Duration::from_millis(300),
-        send: Duration::from_secs(60),
-        tick: Duration::from_millis(10),
-    };
-    let address = "127.0.0.1:0".parse().unwrap();
-    let server = Server::bind(&address, access, Arc::clone(&hub), timeouts, metrics.publish.clone())
-        .await
-        .unwrap();
-    let address = format!("127.0.0.1:{}", server.local_addr().unwrap().port());
-    tokio::spawn(server.run(std::future::pending()));
-    Controller {
-        hub,
-        table,
-        metrics,
-        address,
-    }
-}
-
-fn route(name: &str, model: &str) -> Resource {
-    let message = ModelRoute {
-        name: name.into(),
-        model_name: model.into(),
-        ..ModelRoute::default()
-    };
-    Resource::encode(Key::new(ResourceType::Route, name), &message)
-}
-
-fn endpoints(ids: &[u64]) -> Resource {
-    let endpoint = |id: &u64| Endpoint {
-        id: *id,
-        uid: format!("uid-{id}"),
-        port: 8000,
-        ..Endpoint::default()
-    };
-    let message = Endpoints {
-        endpoints: ids.iter().map(endpoint).collect(),
-    };
-    Resource::encode(Key::new(ResourceType::Endpoints, "ns/llama"), &message)
-}
-
-fn report(origin: &str, sequence: u64, complete: bool, entries: &[(u64, u32)]) -> from_filter::Message {
-    let entry = |(endpoint, requests): &(u64, u32)| InFlight {
-        endpoint: *endpoint,
-        requests: *requests,
-        tokens: u64::from(*requests) * 100,
-        ..InFlight::default()
-    };
-    from_filter::Message::Report(Report {
-        origin: origin.into(),
-        epoch: 1,
-        sequence,
-        complete,
-        in_flight: entries.iter().map(entry).collect(),
-        waiting: Vec::new(),
-    })
-}
+use tonic::transport::Channel;
 
 #[tokio::test]
 async fn a_filter_waits_for_the_first_configuration_then_holds_all_of_it() {
@@ -427,91 +334,6 @@ async fn a_stream_that_breaks_the_rules_is_ended_with_a_reason() {
     };
     assert_eq!(status.code(), Code::DeadlineExceeded, "it never acknowledged");
     eventually("gone", || controller.metrics.publish.subscribers.get() == 0).await;
-}
-
-#[tokio::test]
-async fn without_the_token_nobody_gets_in() {
-    let path = std::env::temp_dir().join(format!("kthena-state-token-{}", std::process::id()));
-    std::fs::write(&path, "secret").unwrap();
-    let access = Access {
-        tls: None,
-        token_file: Some(path.clone()),
-    };
-    let controller = start_with(settings(), access).await;
-    let channel = Channel::from_shared(format!("http://{}", controller.address)).unwrap();
-    let channel = channel.connect().await.unwrap();
-    for token in [None, Some("wrong")] {
-        let status = open(channel.clone(), token).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unauthenticated);
-    }
-    assert!(open(channel, Some("secret")).await.is_ok());
-    std::fs::remove_file(path).unwrap();
-}
-
-#[tokio::test]
-async fn with_mutual_tls_only_a_signed_client_gets_in() {
-    let folder = std::env::temp_dir().join(format!("kthena-state-tls-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let certificates = Certificates::make();
-    for (name, text) in [
-        ("ca", &certificates.authority),
-        ("cert", &certificates.server.0),
-        ("key", &certificates.server.1),
-    ] {
-        std::fs::write(folder.join(name), text).unwrap();
-    }
-    let access = Access {
-        tls: Some(kthena_controller::publish::Tls {
-            cert: folder.join("cert"),
-            key: folder.join("key"),
-            client_ca: Some(folder.join("ca")),
-        }),
-        token_file: None,
-    };
-    let controller = start_with(settings(), access).await;
-    std::fs::remove_dir_all(folder).unwrap();
-    let connect = async |identity: Option<&(String, String)>| -> Result<(), String> {
-        let ca = tonic::transport::Certificate::from_pem(&certificates.authority);
-        let mut tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("controller");
-        if let Some((cert, key)) = identity {
-            tls = tls.identity(tonic::transport::Identity::from_pem(cert, key));
-        }
-        let url = format!("https://{}", controller.address);
-        let channel = Channel::from_shared(url).unwrap().tls_config(tls).unwrap();
-        let channel = channel.connect().await.map_err(|error| error.to_string())?;
-        open(channel, None).await.map(|_| ()).map_err(|error| error.to_string())
-    };
-    assert!(connect(None).await.is_err(), "no certificate");
-    let stranger = Certificates::make().client;
-    assert!(connect(Some(&stranger)).await.is_err(), "signed by somebody else");
-    connect(Some(&certificates.client)).await.unwrap();
-}
-
-/// PEM texts of an authority, and of certificate and key of a server and a client that it signed.
-struct Certificates {
-    authority: String,
-    server: (String, String),
-    client: (String, String),
-}
-
-impl Certificates {
-    fn make() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = params.self_signed(&key).unwrap().pem();
-        let issuer = rcgen::Issuer::new(params, key);
-        let sign = |name: &str| {
-            let key = rcgen::KeyPair::generate().unwrap();
-            let params = rcgen::CertificateParams::new(vec![name.to_string()]).unwrap();
-            (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
-        };
-        Self {
-            server: sign("controller"),
-            client: sign("filter"),
-            authority,
-        }
-    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod admin;
+mod certificates;
 pub mod config;
 pub mod decisions;
 pub mod envoy_check;

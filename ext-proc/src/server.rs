@@ -5,7 +5,7 @@
 //! timeout, and only then goes. It fails before it serves, with one sentence, when it cannot begin.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -17,12 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::access_log;
 use crate::admin::Pages;
+use crate::certificates::Acceptor;
 use crate::config::{Config, Listen, Serve};
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
@@ -79,7 +80,14 @@ pub async fn run(config: Config) -> Result<()> {
             config.requests.access_log_grace,
             logs_closing,
         ));
-    let tls = identity(&config.serve).await?;
+    let tls = acceptor(&config.serve)?;
+    if let Some(tls) = tls.clone() {
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            tls.follow(|outcome| shared.metrics.certificates("envoy", outcome))
+                .await
+        });
+    }
     let mut servers = JoinSet::new();
     for listener in listeners {
         // Whoever may open a socket is trusted: its file says who.
@@ -205,10 +213,18 @@ fn subscribe(
         ..Timing::default()
     };
     let state = Arc::clone(&shared.state);
-    let mut subscription = Subscription::new(state, config.state.controller()?, timing, sender);
+    let controller = config.state.controller()?;
+    let mut subscription =
+        Subscription::new(state, controller.clone(), timing, sender).within(config.state.namespaces.clone());
     if let Some(path) = &config.state.state_cache {
         subscription = subscription.with_cache(path.clone(), config.bounds.max_state_cache_bytes);
     }
+    let metrics = Arc::clone(&shared.metrics);
+    tasks.spawn(async move {
+        controller
+            .follow_certificates(|outcome| metrics.certificates("controller", outcome))
+            .await;
+    });
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         while let Some(settlement) = settlements.recv().await {
@@ -298,22 +314,18 @@ async fn forget_dead_socket(path: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn identity(serve: &Serve) -> Result<Option<ServerTlsConfig>> {
-    let Some((certificate, key)) = serve.tls_cert.as_ref().zip(serve.tls_key.as_ref()) else {
-        return Ok(None);
-    };
-    let read = async |path: &PathBuf| {
-        let read = tokio::fs::read(path).await;
-        read.with_context(|| format!("cannot read {}", path.display()))
-    };
-    let identity = Identity::from_pem(read(certificate).await?, read(key).await?);
-    Ok(Some(ServerTlsConfig::new().identity(identity)))
+fn acceptor(serve: &Serve) -> Result<Option<Acceptor>> {
+    let files = serve.tls_cert.clone().zip(serve.tls_key.clone());
+    let opened = files
+        .map(|(certificate, key)| Acceptor::open(certificate, key))
+        .transpose();
+    opened.map_err(anyhow::Error::msg).context("--tls-cert and --tls-key")
 }
 
 async fn serve(
     connections: Connections,
     routes: Routes,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<Acceptor>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut server = Server::builder()
@@ -322,16 +334,18 @@ async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS);
-    if let Some(tls) = tls {
-        server = server.tls_config(tls).context("--tls-cert and --tls-key")?;
-    }
     let stopped = async move {
         // An error means that the sender is gone, and with it the process.
         let _ = stopping.wait_for(|stop| *stop).await;
     };
-    server
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(connections, stopped)
-        .await?;
+    let router = server.add_routes(routes);
+    match tls {
+        Some(tls) => {
+            router
+                .serve_with_incoming_shutdown(tls.secure(connections), stopped)
+                .await?
+        }
+        None => router.serve_with_incoming_shutdown(connections, stopped).await?,
+    }
     Ok(())
 }

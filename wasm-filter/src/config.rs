@@ -4,7 +4,7 @@
 //! name, so that Envoy keeps the one before it. Every bound of the filter is a field here.
 
 use kthena_scheduler::exchange::{Settings, WhenNoState as NoState, WhenSaturated as Saturated};
-use kthena_scheduler::state::{Limits, OutboxLimits};
+use kthena_scheduler::state::{Limits, OutboxLimits, is_namespace};
 use serde::Deserialize;
 
 /// Memory that a byte of state takes, as it comes over the wire: kept to be left for the next plugin, in its domain form
@@ -19,6 +19,8 @@ const BASE_BYTES: u64 = 2 << 20;
 pub struct Config {
     /// The Envoy cluster of the controller's state service; HTTP/2.
     pub controller: String,
+    /// Only what is in these namespaces is asked of the controller. Empty = all that it lets us see.
+    pub namespaces: Vec<String>,
     /// Hosts whose requests are routed; others pass untouched. Empty = all.
     pub hosts: Vec<String>,
     /// Whether the head of a request is held until its body is there.
@@ -121,6 +123,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             controller: "kthena-controller".to_owned(),
+            namespaces: Vec::new(),
             hosts: Vec::new(),
             hold: Hold::On,
             max_body_bytes: 16 << 20,
@@ -166,6 +169,11 @@ impl Config {
             !config.controller.is_empty(),
             "controller",
             "the name of an Envoy cluster",
+        )?;
+        check(
+            config.namespaces.iter().all(|name| is_namespace(name)),
+            "namespaces",
+            "names of namespaces",
         )?;
         check(config.max_body_bytes > 0, "max_body_bytes", "above 0")?;
         check(
@@ -259,6 +267,7 @@ mod tests {
         for (json, named) in [
             (r#"{"controler":"c"}"#, "controler"),
             (r#"{"controller":""}"#, "controller"),
+            (r#"{"namespaces":["Team"]}"#, "namespaces"),
             (r#"{"max_endpoints":0}"#, "max_endpoints"),
             (r#"{"prefix_index_bytes":1}"#, "prefix_index_bytes"),
             (r#"{"when_saturated":"drop"}"#, "drop"),

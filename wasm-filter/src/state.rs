@@ -43,6 +43,7 @@ impl State {
         let fleet = Fleet::new(config.max_endpoints);
         let subscriber = SubscriberConfig {
             origin,
+            namespaces: config.namespaces.clone(),
             limits: config.limits(),
             outbox: config.outbox(),
             report_ms: config.report_ms,

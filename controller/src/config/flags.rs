@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::duration::duration;
+use crate::publish::Rule;
 use crate::source::kubernetes;
 
 /// The API server.
@@ -121,6 +122,16 @@ pub(super) struct State {
     /// File with the bearer token that filters must send; read anew for every subscription.
     #[arg(long, env = "KTHENA_STATE_TOKEN_FILE", value_name = "FILE")]
     pub(super) state_token_file: Option<PathBuf>,
+
+    /// What clients may see, by a DNS or URI name (a SPIFFE ID, say) of their certificate: namespaces with commas between them, or *. May be
+    /// repeated (in the environment with semicolons between them); then others get nothing. Without it, all see everything.
+    #[arg(
+        long,
+        env = "KTHENA_STATE_SCOPE",
+        value_name = "NAME=NAMESPACES",
+        value_delimiter = ';'
+    )]
+    pub(super) state_scope: Vec<Rule>,
 
     /// Filters connected at one time.
     #[arg(long, env = "KTHENA_STATE_MAX_SUBSCRIBERS", default_value_t = 1024)]

@@ -276,6 +276,7 @@ impl Config {
         Ok(Access {
             tls,
             token_file: state.state_token_file.clone(),
+            scopes: state.state_scope.clone(),
         })
     }
 
@@ -359,6 +360,8 @@ mod tests {
         assert!(parse(&[]).unwrap().check().is_ok());
         assert!(parse(&["--scrape-interval", "1"]).is_err());
         assert!(parse(&["--unknown", "1"]).is_err());
+        let error = parse(&["--state-scope", "filter"]).unwrap_err().to_string();
+        assert!(error.contains("NAME=NAMESPACES"), "{error}");
     }
 
     #[test]
@@ -384,6 +387,7 @@ mod tests {
             (&["--state-tls-cert", "a"], "both"),
             (&["--state-client-ca", "a"], "--state-tls-cert"),
             (&["--state-token-file", "/does/not/exist"], "/does/not/exist"),
+            (&["--state-scope", "filter=team"], "--state-client-ca"),
             (&["--debug-listen", "0.0.0.0:1"], "loopback"),
             (&["--scrape-timeout", "11s"], "--scrape-interval"),
             (&["--scrape-interval", "0s"], "more than 0"),

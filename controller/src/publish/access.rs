@@ -2,7 +2,8 @@
 //!
 //! What must always hold: off loopback nobody gets in without a client certificate or a token; this is decided before the
 //! port is bound. A token is compared in constant time and read anew for every subscription, so that it can be rotated in
-//! place. It fails closed: a token file that cannot be read lets nobody in.
+//! place. Where there are scopes, a client sees what those of the names in its certificate allow. It fails closed: a token file that cannot be read
+//! lets nobody in, and neither does a certificate without such a name.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,8 +11,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use subtle::ConstantTimeEq;
+use tonic::Extensions;
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
+
+use super::certificates::{CertificateError, Certificates, Tls};
+use super::scope::{Namespaces, Rule};
 
 /// Longest token, bytes.
 const MAX_TOKEN: u64 = 16 * 1024;
@@ -25,17 +30,6 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// Certificates as files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM certificate chain of the server.
-    pub cert: PathBuf,
-    /// PEM private key of the server.
-    pub key: PathBuf,
-    /// PEM certificates of the authorities that sign clients; `None` = clients need no certificate.
-    pub client_ca: Option<PathBuf>,
-}
-
 /// How subscribers prove themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -43,6 +37,17 @@ pub struct Access {
     pub tls: Option<Tls>,
     /// A file with the bearer token that subscribers must send.
     pub token_file: Option<PathBuf>,
+    /// What clients may see, by the names in their certificates; empty = everyone who gets in sees everything.
+    pub scopes: Vec<Rule>,
+}
+
+/// Why a subscriber does not get in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stranger {
+    /// It has not the token.
+    Token,
+    /// Its certificate has no name that a scope is for.
+    Name,
 }
 
 /// Why the service cannot be offered like this.
@@ -57,7 +62,7 @@ pub enum AccessError {
          --state-client-ca (mutual TLS) or --state-token-file (bearer token), or listen on loopback or a Unix socket"
     )]
     Open(SocketAddr),
-    /// A file cannot be read.
+    /// The file of the token cannot be read.
     #[error("cannot read {path}: {error}")]
     File {
         /// The file.
@@ -65,6 +70,12 @@ pub enum AccessError {
         /// What happened.
         error: std::io::Error,
     },
+    /// There is no TLS with these files.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
+    /// Scopes of clients that have no names.
+    #[error("--state-scope goes by the names in the clients' certificates: give --state-client-ca")]
+    ScopeWithoutNames,
     /// The token file holds nothing.
     #[error("{0} holds no token")]
     EmptyToken(PathBuf),
@@ -109,10 +120,13 @@ impl Access {
         {
             return Err(AccessError::Open(*address));
         }
+        if !mutual && !self.scopes.is_empty() {
+            return Err(AccessError::ScopeWithoutNames);
+        }
         if let Some(path) = &self.token_file {
             token(path)?;
         }
-        self.tls_config().map(|_| ())
+        self.certificates().map(drop)
     }
 
     /// Whether tokens travel readable by others on the way.
@@ -121,19 +135,37 @@ impl Access {
         remote && self.token_file.is_some() && self.tls.is_none()
     }
 
-    /// The server's TLS configuration.
-    pub(super) fn tls_config(&self) -> Result<Option<ServerTlsConfig>, AccessError> {
-        let Some(tls) = &self.tls else { return Ok(None) };
-        let identity = Identity::from_pem(read(&tls.cert)?, read(&tls.key)?);
-        let mut config = ServerTlsConfig::new().identity(identity);
-        if let Some(ca) = &tls.client_ca {
-            config = config.client_ca_root(Certificate::from_pem(read(ca)?));
-        }
-        Ok(Some(config))
+    /// The certificates, if there is TLS.
+    pub(super) fn certificates(&self) -> Result<Option<Certificates>, AccessError> {
+        let opened = self.tls.as_ref().map(Certificates::open).transpose();
+        Ok(opened?)
     }
 
-    /// Whether a subscription with these metadata may begin.
-    pub(super) fn admits(&self, metadata: &MetadataMap) -> bool {
+    /// What a client may see that asks for a subscription like this.
+    pub(super) fn allowed(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Namespaces, Stranger> {
+        if !self.admits(metadata) {
+            return Err(Stranger::Token);
+        }
+        if self.scopes.is_empty() {
+            return Ok(Namespaces::All);
+        }
+        let tcp = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+        let unix = extensions.get::<TlsConnectInfo<UdsConnectInfo>>();
+        let chain = tcp
+            .and_then(TlsConnectInfo::peer_certs)
+            .or_else(|| unix.and_then(TlsConnectInfo::peer_certs))
+            .unwrap_or_default();
+        // The first is the client's own, and was verified when it connected.
+        let certificate = chain.first().map(webpki::EndEntityCert::try_from);
+        let Some(Ok(certificate)) = certificate else {
+            return Err(Stranger::Name);
+        };
+        let names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
+        Rule::allowed(&self.scopes, names).ok_or(Stranger::Name)
+    }
+
+    /// Whether the token is there, where one is needed.
+    fn admits(&self, metadata: &MetadataMap) -> bool {
         let Some(path) = &self.token_file else { return true };
         let expected = match token(path) {
             Ok(expected) => expected,
@@ -147,13 +179,6 @@ impl Access {
             .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         given.is_some_and(|given| given.ct_eq(&expected).into())
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, AccessError> {
-    std::fs::read(path).map_err(|error| AccessError::File {
-        path: path.into(),
-        error,
-    })
 }
 
 /// The token of a file, without white space around it.
@@ -197,7 +222,7 @@ mod tests {
                 key: "b".into(),
                 client_ca: None,
             }),
-            token_file: None,
+            ..Access::default()
         };
         assert!(
             matches!(one_way.check(&address("0.0.0.0:1")), Err(AccessError::Open(_))),
@@ -218,8 +243,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("kthena-token-{}", std::process::id()));
         std::fs::write(&path, "first\n").unwrap();
         let access = Access {
-            tls: None,
             token_file: Some(path.clone()),
+            ..Access::default()
         };
         let with = |token: &str| {
             let mut metadata = MetadataMap::new();

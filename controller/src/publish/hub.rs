@@ -20,6 +20,7 @@ use super::load::Loads;
 use super::merge::{Bounds, Merge, SubscriberId};
 use super::placements::Ring;
 use super::resource::{Key, Resource};
+use super::scope::Scope;
 use super::subscriber::Subscriber;
 use super::view::{Acceptance, SubscriberView};
 use crate::clock::Clock;
@@ -197,10 +198,11 @@ impl Hub {
         let mut acceptance = Acceptance {
             kind: key.kind,
             version,
-            subscribers: inner.subscribers.len(),
             ..Acceptance::default()
         };
-        for subscriber in inner.subscribers.values() {
+        // Those that do not see it have no say.
+        for subscriber in inner.subscribers.values().filter(|one| one.scope.admits(key)) {
+            acceptance.subscribers += 1;
             acceptance.acknowledged += usize::from(subscriber.holds(key, version));
             if let Some(refused) = subscriber.refused.get(key).filter(|refused| refused.version == version) {
                 let origin = subscriber.hello.origin.clone();
@@ -307,6 +309,12 @@ impl Inner {
             self.resources.insert(resource.key.clone(), resource);
         }
         changed
+    }
+
+    /// The scope of a subscriber that does not see everything.
+    pub(super) fn narrowed(&self, id: SubscriberId) -> Option<&Scope> {
+        let scope = &self.subscribers.get(&id)?.scope;
+        (!scope.is_everything()).then_some(scope)
     }
 
     /// Brings loads and placements to the endpoints of the new configuration.

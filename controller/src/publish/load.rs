@@ -12,6 +12,7 @@ use kthena_scheduler::time::Time;
 
 use super::merge::Merge;
 use super::resource::{Key, Resource};
+use super::scope::Scope;
 use crate::compile::EndpointKey;
 use crate::observe::Table;
 
@@ -112,6 +113,12 @@ impl Loads {
     /// Whether an endpoint belongs to some ModelServer.
     pub(super) fn knows(&self, endpoint: u64) -> bool {
         self.by_endpoint.contains_key(&endpoint)
+    }
+
+    /// Whether an endpoint is in a scope; one that belongs to nobody is in that of everything alone.
+    pub(super) fn sees(&self, scope: &Scope, endpoint: u64) -> bool {
+        let owners = self.by_endpoint.get(&endpoint).into_iter().flatten();
+        scope.is_everything() || owners.into_iter().any(|name| scope.admits_name(name))
     }
 
     /// Makes what is due; true when any Load was made, so that the echoes must be fixed now.

@@ -7,12 +7,14 @@
 //! one subscriber at a time: a refusal concerns one resource, a stream that breaks the rules is ended with a reason.
 
 mod access;
+mod certificates;
 mod changes;
 mod hub;
 mod load;
 mod merge;
 mod placements;
 mod resource;
+mod scope;
 mod service;
 mod subscriber;
 mod subscription;
@@ -23,9 +25,11 @@ mod view;
 #[rustfmt::skip]
 mod stub;
 
-pub use access::{Access, AccessError, Address, Tls};
+pub use access::{Access, AccessError, Address};
+pub use certificates::{CertificateError, Tls};
 pub use hub::{Hub, Settings};
 pub use merge::Bounds;
 pub use resource::{Key, MAX_MESSAGE, Resource};
+pub use scope::{Namespaces, Rule, RuleError};
 pub use service::{Server, Timeouts};
 pub use view::{Acceptance, SubscriberView};

@@ -87,8 +87,8 @@ impl Ring {
         self.bytes = self.entries.iter().map(|entry| entry.bytes).sum();
     }
 
-    /// Reads on from `cursor`, which a new subscriber starts at 0.
-    pub(super) fn read(&self, cursor: &mut u64, reader: SubscriberId) -> Read {
+    /// Reads on from `cursor`, which a new subscriber starts at 0, what is placed at endpoints that the reader sees.
+    pub(super) fn read(&self, cursor: &mut u64, reader: SubscriberId, sees: impl Fn(u64) -> bool) -> Read {
         let mut read = Read {
             // A cursor of 0 has never read: what it did not see was not meant for it.
             missed: if *cursor == 0 {
@@ -100,7 +100,8 @@ impl Ring {
         };
         let from = self.entries.partition_point(|entry| entry.number < *cursor);
         let mut room = 0;
-        for entry in self.entries.range(from..).filter(|entry| entry.from != reader) {
+        let of_others = self.entries.range(from..).filter(|entry| entry.from != reader);
+        for entry in of_others.filter(|entry| sees(entry.placement.endpoint)) {
             if entry.bytes > room {
                 read.messages.push(Placements::default());
                 room = MAX_MESSAGE / 2;
@@ -145,13 +146,13 @@ mod tests {
         let (mut one, mut two) = (0, 0);
         ring.push(1, placed(7, 3), |_| true);
         ring.push(2, placed(8, 3), |_| true);
-        assert_eq!(count(&ring.read(&mut one, 1)), 1);
-        assert_eq!(count(&ring.read(&mut two, 2)), 1);
-        assert_eq!(ring.read(&mut one, 1), Read::default(), "nothing twice");
-        assert_eq!(count(&ring.read(&mut 0, 3)), 2);
+        assert_eq!(count(&ring.read(&mut one, 1, |_| true)), 1);
+        assert_eq!(count(&ring.read(&mut two, 2, |_| true)), 1);
+        assert_eq!(ring.read(&mut one, 1, |_| true), Read::default(), "nothing twice");
+        assert_eq!(count(&ring.read(&mut 0, 3, |_| true)), 2);
         ring.forget(&HashSet::from([7]));
         assert_eq!(
-            count(&ring.read(&mut 0, 3)),
+            count(&ring.read(&mut 0, 3, |_| true)),
             1,
             "what was placed at a lost endpoint is gone"
         );
@@ -167,12 +168,12 @@ mod tests {
         let mut ring = Ring::new(4096);
         let mut slow = 0;
         ring.push(1, placed(7, 1), |_| true);
-        ring.read(&mut slow, 2);
+        ring.read(&mut slow, 2, |_| true);
         for _ in 0..1000 {
             ring.push(1, placed(7, 10), |_| true);
             assert!(ring.bytes() <= 4096);
         }
-        let read = ring.read(&mut slow, 2);
+        let read = ring.read(&mut slow, 2, |_| true);
         assert_eq!(read.missed as usize + count(&read), 1000);
     }
 
@@ -182,7 +183,7 @@ mod tests {
         for _ in 0..5000 {
             ring.push(1, placed(7, 64), |_| true);
         }
-        let read = ring.read(&mut 0, 2);
+        let read = ring.read(&mut 0, 2, |_| true);
         assert_eq!(count(&read), 5000);
         assert!(read.messages.iter().all(|message| message.encoded_len() <= MAX_MESSAGE));
     }

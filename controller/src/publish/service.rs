@@ -16,11 +16,12 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
-use tonic::transport::ServerTlsConfig;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::access::{Access, Address};
+use super::access::{Access, Address, Stranger};
+use super::certificates::Certificates;
 use super::hub::Hub;
+use super::scope::Namespaces;
 use super::stub::state_server::{State, StateServer};
 use super::subscription::{Refusal, Subscription};
 use crate::metrics::{self, kind};
@@ -52,7 +53,7 @@ pub struct Server {
     listener: Listener,
     hub: Arc<Hub>,
     access: Access,
-    tls: Option<ServerTlsConfig>,
+    certificates: Option<Certificates>,
     timeouts: Timeouts,
     metrics: metrics::Publish,
 }
@@ -86,7 +87,7 @@ impl Server {
         metrics: metrics::Publish,
     ) -> anyhow::Result<Self> {
         access.check(address)?;
-        let tls = access.tls_config()?;
+        let certificates = access.certificates()?;
         if access.exposes_token(address) {
             tracing::warn!("the state token travels unencrypted: give --state-tls-cert and --state-tls-key");
         }
@@ -99,7 +100,7 @@ impl Server {
             listener,
             hub,
             access,
-            tls,
+            certificates,
             timeouts,
             metrics,
         })
@@ -119,11 +120,8 @@ impl Server {
             .tcp_nodelay(true)
             .http2_keepalive_interval(Some(PING_INTERVAL))
             .http2_keepalive_timeout(Some(PING_TIMEOUT));
-        if let Some(tls) = self.tls {
-            builder = builder.tls_config(tls)?;
-        }
         let hub = Arc::clone(&self.hub);
-        let tick = self.timeouts.tick;
+        let (tick, metrics) = (self.timeouts.tick, self.metrics.clone());
         let service = Service {
             hub: self.hub,
             access: self.access,
@@ -132,13 +130,32 @@ impl Server {
         };
         let service = StateServer::new(service).max_decoding_message_size(MAX_MESSAGE_UP);
         let router = builder.add_service(service);
-        let serve: Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>> = match self.listener {
-            Listener::Tcp(listener) => Box::pin(router.serve_with_incoming(no_delay(listener))),
-            Listener::Unix(listener) => Box::pin(router.serve_with_incoming(UnixListenerStream::new(listener))),
+        type Serving = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
+        let serve: Serving = match (self.listener, &self.certificates) {
+            (Listener::Tcp(listener), None) => Box::pin(router.serve_with_incoming(no_delay(listener))),
+            (Listener::Unix(listener), None) => Box::pin(router.serve_with_incoming(UnixListenerStream::new(listener))),
+            (Listener::Tcp(listener), Some(certificates)) => {
+                let secured = certificates.secure(listener, &metrics).map(|stream| {
+                    stream.inspect(|stream| {
+                        let _ = stream.get_ref().0.set_nodelay(true);
+                    })
+                });
+                Box::pin(router.serve_with_incoming(secured))
+            }
+            (Listener::Unix(listener), Some(certificates)) => {
+                Box::pin(router.serve_with_incoming(certificates.secure(listener, &metrics)))
+            }
+        };
+        let follow = async {
+            match self.certificates {
+                Some(certificates) => certificates.follow(&metrics).await,
+                None => std::future::pending().await,
+            }
         };
         tokio::select! {
             served = serve => Ok(served?),
             () = run_ticks(&hub, tick) => Ok(()),
+            () = follow => Ok(()),
             () = stop => Ok(()),
         }
     }
@@ -180,15 +197,18 @@ impl State for Service {
         &self,
         request: Request<Streaming<FromFilter>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        if !self.access.admits(request.metadata()) {
-            self.metrics.rejected.get_or_create(&kind("unauthenticated")).inc();
-            return Err(Status::unauthenticated(
-                "send the token of --state-token-file as `authorization: Bearer <token>`",
-            ));
-        }
+        let allowed = match self.access.allowed(request.metadata(), request.extensions()) {
+            Ok(allowed) => allowed,
+            Err(stranger) => {
+                let (reason, status) = stranger.told();
+                self.metrics.rejected.get_or_create(&kind(reason)).inc();
+                return Err(status);
+            }
+        };
         let (send, receive) = mpsc::channel(READY);
         let session = Session {
             hub: Arc::clone(&self.hub),
+            allowed,
             inbound: request.into_inner(),
             outbound: send,
             timeouts: self.timeouts,
@@ -204,6 +224,7 @@ impl State for Service {
 #[derive(Debug)]
 struct Session {
     hub: Arc<Hub>,
+    allowed: Namespaces,
     inbound: Streaming<FromFilter>,
     outbound: mpsc::Sender<Result<ToFilter, Status>>,
     timeouts: Timeouts,
@@ -237,7 +258,7 @@ impl Session {
         match first {
             Ok(Ok(Some(FromFilter {
                 message: Some(from_filter::Message::Hello(hello)),
-            }))) => Subscription::begin(&self.hub, hello),
+            }))) => Subscription::begin(&self.hub, hello, &self.allowed),
             _ => Err(Refusal::NoHello),
         }
     }
@@ -294,26 +315,46 @@ fn label(message: &ToFilter) -> &'static str {
     }
 }
 
+// === impl Stranger ===
+
+impl Stranger {
+    /// What is counted, and what the client is told.
+    fn told(self) -> (&'static str, Status) {
+        match self {
+            Self::Token => (
+                "unauthenticated",
+                Status::unauthenticated("send the token of --state-token-file as `authorization: Bearer <token>`"),
+            ),
+            Self::Name => (
+                "no_scope",
+                Status::permission_denied("no name in the client's certificate has a --state-scope"),
+            ),
+        }
+    }
+}
+
 // === impl Refusal ===
 
 impl Refusal {
-    fn label(self) -> &'static str {
+    fn label(&self) -> &'static str {
         match self {
             Self::NoHello => "no_hello",
             Self::SecondHello => "second_hello",
             Self::Version => "version",
             Self::Origin => "origin",
+            Self::Scope(..) => "scope",
             Self::Full => "full",
             Self::Silent => "silent",
             Self::Stalled => "stalled",
         }
     }
 
-    fn status(self) -> Status {
+    fn status(&self) -> Status {
         let text = self.to_string();
         match self {
             Self::NoHello | Self::SecondHello | Self::Origin => Status::invalid_argument(text),
             Self::Version => Status::failed_precondition(text),
+            Self::Scope(..) => Status::permission_denied(text),
             Self::Full => Status::resource_exhausted(text),
             Self::Silent | Self::Stalled => Status::deadline_exceeded(text),
         }

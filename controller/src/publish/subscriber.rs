@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::changes::Changes;
 use super::load::Loads;
 use super::resource::{Key, Packer, Resource};
+use super::scope::Scope;
 
 /// Updates that may be under way without an acknowledgement.
 const WINDOW: usize = 64;
@@ -33,6 +34,7 @@ pub(super) struct Refused {
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) hello: Hello,
+    pub(super) scope: Scope,
     /// Resources (not load) it was sent or said it has.
     sent: BTreeMap<Key, u64>,
     /// Generation of the Load of each ModelServer it was sent.
@@ -85,7 +87,7 @@ pub(super) struct Config<'a> {
 // === impl Subscriber ===
 
 impl Subscriber {
-    pub(super) fn new(hello: Hello, wake: Arc<Notify>) -> Self {
+    pub(super) fn new(hello: Hello, scope: Scope, wake: Arc<Notify>) -> Self {
         let mut sent = BTreeMap::new();
         for have in &hello.have {
             if let Ok(kind) = ResourceType::try_from(have.r#type) {
@@ -95,6 +97,7 @@ impl Subscriber {
         let accepted = sent.iter().map(|(key, version)| (key.clone(), *version)).collect();
         Self {
             hello,
+            scope,
             sent,
             sent_load: HashMap::new(),
             newest_load: 0,
@@ -126,8 +129,10 @@ impl Subscriber {
         let changed = self.sent_generation.and_then(|sent| config.changes.since(sent));
         let mut add: Vec<&Resource> = Vec::new();
         if fresh {
-            let sent = &self.sent;
-            let differs = |resource: &&Resource| sent.get(&resource.key) != Some(&resource.version);
+            let (sent, scope) = (&self.sent, &self.scope);
+            let differs = |resource: &&Resource| {
+                sent.get(&resource.key) != Some(&resource.version) && scope.admits(&resource.key)
+            };
             match &changed {
                 Some(keys) => add.extend(keys.iter().filter_map(|key| config.resources.get(*key)).filter(differs)),
                 None => add.extend(config.resources.values().filter(differs)),
@@ -136,7 +141,7 @@ impl Subscriber {
         let newer = self.newest_load != loads.newest();
         self.newest_load = loads.newest();
         for (name, generation, load) in loads.made().filter(|_| newer) {
-            if self.sent_load.get(name) != Some(&generation) {
+            if self.sent_load.get(name) != Some(&generation) && self.scope.admits(&load.key) {
                 self.sent_load.insert(Arc::clone(name), generation);
                 add.push(load);
             }
@@ -199,15 +204,19 @@ impl Subscriber {
                 });
                 with_load.filter_map(|key| self.sent.remove_entry(&key)).collect()
             }
-            None => self
-                .sent
-                .extract_if(.., |key, _| match key.kind {
-                    ResourceType::Load => !config
-                        .resources
-                        .contains_key(&Key::new(ResourceType::Endpoints, Arc::clone(&key.name))),
-                    _ => !config.resources.contains_key(key),
-                })
-                .collect(),
+            None => {
+                let scope = &self.scope;
+                let is_there = |key: &Key| match key.kind {
+                    ResourceType::Load => {
+                        let endpoints = Key::new(ResourceType::Endpoints, Arc::clone(&key.name));
+                        config.resources.contains_key(&endpoints)
+                    }
+                    _ => config.resources.contains_key(key),
+                };
+                // What it had before, under another scope, goes as well.
+                let gone = |key: &Key, _: &mut u64| !is_there(key) || !scope.admits(key);
+                self.sent.extract_if(.., gone).collect()
+            }
         };
         // What refers to others goes first.
         gone.sort_by_key(|(key, _)| std::cmp::Reverse(key.rank()));

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::hub::Hub;
 use super::merge::{Outcome, SubscriberId};
+use super::scope::{Namespaces, Scope};
 use super::subscriber::{Config, Subscriber};
 use crate::metrics::kind;
 
@@ -22,7 +23,7 @@ const SETTLEMENTS_PER_MESSAGE: usize = 1024;
 const MAX_ORIGIN: usize = 128;
 
 /// Why a subscription is refused or ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// The stream did not begin with a hello.
     #[error("the first message must be hello")]
@@ -36,6 +37,9 @@ pub(super) enum Refusal {
     /// The origin is empty or too long.
     #[error("origin must have 1 to {MAX_ORIGIN} bytes")]
     Origin,
+    /// It asks for a namespace that it may not see.
+    #[error("this client may not see namespace {0:?}, only {1}: see --state-scope of the controller")]
+    Scope(String, String),
     /// There are too many subscribers.
     #[error("too many subscribers: raise --state-max-subscribers")]
     Full,
@@ -58,11 +62,11 @@ pub(super) struct Subscription {
 // === impl Subscription ===
 
 impl Subscription {
-    /// Begins a subscription.
+    /// Begins a subscription of a client that may see these namespaces.
     ///
     /// # Errors
     /// The subscriber cannot be served, and why.
-    pub(super) fn begin(hub: &Arc<Hub>, hello: Hello) -> Result<Self, Refusal> {
+    pub(super) fn begin(hub: &Arc<Hub>, hello: Hello, allowed: &Namespaces) -> Result<Self, Refusal> {
         let mut inner = hub.inner.lock();
         if hello.protocol_minor.abs_diff(PROTOCOL_MINOR) > 1 {
             return Err(Refusal::Version);
@@ -70,6 +74,7 @@ impl Subscription {
         if hello.origin.is_empty() || hello.origin.len() > MAX_ORIGIN {
             return Err(Refusal::Origin);
         }
+        let scope = Scope::new(&hello, allowed).map_err(|excess| Refusal::Scope(excess, allowed.to_string()))?;
         if inner.subscribers.len() >= hub.settings.max_subscribers {
             return Err(Refusal::Full);
         }
@@ -77,7 +82,7 @@ impl Subscription {
         inner.next_subscriber += 1;
         inner.merge.adopt(&hello.origin, id, hub.clock.now());
         let wake = Arc::new(Notify::new());
-        let mut subscriber = Subscriber::new(hello, Arc::clone(&wake));
+        let mut subscriber = Subscriber::new(hello, scope, Arc::clone(&wake));
         subscriber.echoes = inner.merge.echoes(id);
         inner.subscribers.insert(id, subscriber);
         hub.metrics.subscribers.set(inner.subscribers.len() as i64);
@@ -121,7 +126,10 @@ impl Subscription {
         if before != subscriber.acknowledged_generation {
             self.hub.answered();
         }
-        let read = inner.ring.read(&mut subscriber.cursor, self.id);
+        let (loads, scope) = (&inner.loads, &subscriber.scope);
+        let read = inner
+            .ring
+            .read(&mut subscriber.cursor, self.id, |endpoint| loads.sees(scope, endpoint));
         self.hub
             .metrics
             .placements_dropped
@@ -196,11 +204,17 @@ impl Subscription {
         }
     }
 
-    fn report(&self, report: Report) {
+    fn report(&self, mut report: Report) {
         let outcome = if report.origin.is_empty() || report.origin.len() > MAX_ORIGIN {
             Outcome::Excess
         } else {
-            self.hub.inner.lock().merge.report(self.id, report)
+            let mut inner = self.hub.inner.lock();
+            let inner = &mut *inner;
+            if let Some(scope) = inner.narrowed(self.id) {
+                report.in_flight.retain(|entry| inner.loads.sees(scope, entry.endpoint));
+                report.waiting.retain(|entry| scope.admits_name(&entry.server));
+            }
+            inner.merge.report(self.id, report)
         };
         let outcome = match outcome {
             Outcome::Merged => "merged",
@@ -211,11 +225,17 @@ impl Subscription {
     }
 
     /// Answers also what was added before: its sender waits for the answer that was lost.
-    fn count(&self, counts: Counts) {
+    fn count(&self, mut counts: Counts) {
         let mut inner = self.hub.inner.lock();
         let Some(subscriber) = inner.subscribers.get_mut(&self.id) else {
             return;
         };
+        let scope = &subscriber.scope;
+        // Words for what is absent are no names.
+        let sees = |name: &str| !name.contains('/') || scope.admits_name(name);
+        counts
+            .requests
+            .retain(|entry| sees(&entry.model_route) && sees(&entry.model_server));
         let known = subscriber.counted.contains_key(&counts.origin);
         let fits = known || subscriber.counted.len() < self.hub.settings.reports.max_origins;
         let outcome = if counts.origin.is_empty() || counts.origin.len() > MAX_ORIGIN || !fits {
@@ -232,9 +252,13 @@ impl Subscription {
     fn place(&self, placements: Placements) {
         let mut inner = self.hub.inner.lock();
         let inner = &mut *inner;
-        let left_out = inner
-            .ring
-            .push(self.id, placements, |endpoint| inner.loads.knows(endpoint));
+        let Some(scope) = inner.subscribers.get(&self.id).map(|subscriber| &subscriber.scope) else {
+            return;
+        };
+        let loads = &inner.loads;
+        let left_out = inner.ring.push(self.id, placements, |endpoint| {
+            loads.knows(endpoint) && loads.sees(scope, endpoint)
+        });
         self.hub
             .metrics
             .placements_dropped

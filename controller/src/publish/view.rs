@@ -15,7 +15,7 @@ pub struct Acceptance {
     pub kind: ResourceType,
     /// The version published, which is spoken of.
     pub version: u64,
-    /// Filters connected.
+    /// Filters connected that see it.
     pub subscribers: usize,
     /// Filters that acknowledged the version.
     pub acknowledged: usize,
@@ -32,6 +32,8 @@ pub struct SubscriberView {
     pub protocol_minor: u32,
     /// Its scope: gateway.
     pub gateway: String,
+    /// Its scope: namespaces, with commas between them, or `*`.
+    pub namespaces: String,
     /// Its scope: pools.
     pub pools: Vec<String>,
     /// Plugins it can run.
@@ -55,6 +57,7 @@ impl SubscriberView {
             origin: subscriber.hello.origin.clone(),
             protocol_minor: subscriber.hello.protocol_minor,
             gateway: subscriber.hello.gateway.clone(),
+            namespaces: subscriber.scope.namespaces().to_string(),
             pools: subscriber.hello.pools.clone(),
             plugins: subscriber.hello.plugins.clone(),
             synced: subscriber.is_synced(),

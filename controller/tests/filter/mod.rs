@@ -78,12 +78,17 @@ impl Filter {
     pub(crate) async fn connect(address: &str, origin: &str, have: Vec<ResourceVersion>) -> Self {
         let url = format!("http://{address}");
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
-        let (sender, down) = open(channel, None).await.unwrap();
         let hello = Hello {
             origin: origin.into(),
             have,
             ..Hello::default()
         };
+        Self::over(channel, hello).await
+    }
+
+    /// A filter that says this hello.
+    pub(crate) async fn over(channel: Channel, hello: Hello) -> Self {
+        let (sender, down) = open(channel, None).await.unwrap();
         sender.send(up(from_filter::Message::Hello(hello))).await.unwrap();
         Self {
             up: sender,
@@ -164,6 +169,13 @@ impl Filter {
             version: *version,
         })
         .collect()
+    }
+
+    /// Requests in flight at the first endpoint of a ModelServer.
+    pub(crate) fn load_of(&self, server: &str) -> Option<u32> {
+        let (_, body) = self.held.get(&Key::new(ResourceType::Load, server))?;
+        let load = Load::decode(body.clone()).unwrap();
+        load.endpoints.first().map(|load| load.in_flight_requests)
     }
 
     pub(crate) fn load(&self, endpoint: u64) -> Option<(u32, u64)> {

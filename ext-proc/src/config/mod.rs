@@ -115,6 +115,9 @@ pub struct Source {
     /// File with a bearer token for the controller; read at each connection.
     #[arg(long, env = "KTHENA_STATE_TOKEN_FILE", value_name = "FILE")]
     pub state_token_file: Option<PathBuf>,
+    /// Only what is in these namespaces is asked of the controller, with commas between them. Without it, all that it lets us see.
+    #[arg(long, env = "KTHENA_NAMESPACES", value_delimiter = ',', value_parser = values::namespace, value_name = "NAMES")]
+    pub namespaces: Vec<String>,
     /// File that keeps the last good state, so that a restarted process serves while the controller is away.
     #[arg(long, env = "KTHENA_STATE_CACHE", value_name = "FILE")]
     pub state_cache: Option<PathBuf>,
@@ -302,6 +305,7 @@ mod tests {
             (&["--listen", "here"], "--listen"),
             (&["--debug-listen", "0.0.0.0:1"], "loopback"),
             (&["--tls-cert", "a"], "--tls-key"),
+            (&["--namespaces", "team a"], "namespace"),
             (&["--trace-share", "2"], "0 to 1"),
             (&["--state-wait", "5"], "5s"),
             (&["--explain", "yes"], "on, off"),

@@ -111,6 +111,14 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     }
 }
 
+/// A name that a namespace can have.
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    match kthena_scheduler::state::is_namespace(text) {
+        true => Ok(text.to_owned()),
+        false => Err("give the name of a namespace: lower-case letters, digits and -".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ use kthena_scheduler::lease::LeaseTable;
 use kthena_scheduler::tally::names;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
@@ -52,6 +53,7 @@ pub struct Metrics {
     pub plugins: PluginTimes,
     decisions: Histogram,
     over_limit: Counter<u64, AtomicU64>,
+    certificates: Family<[(&'static str, &'static str); 2], Counter>,
     saturated: Counter<u64, AtomicU64>,
 }
 
@@ -76,6 +78,7 @@ impl Metrics {
             plugins: PluginTimes::new(max_series),
             decisions: Histogram::new(names::DECISION_SECONDS),
             over_limit: Counter::default(),
+            certificates: Family::default(),
             saturated: Counter::default(),
             registry: Registry::default(),
         };
@@ -106,6 +109,11 @@ impl Metrics {
             self.over_limit.clone(),
         );
         own.register(
+            "certificates",
+            "New files of certificates, by whom they are shown to: taken up, or refused and those before kept",
+            self.certificates.clone(),
+        );
+        own.register(
             "saturated_decisions",
             "Decisions for which the filters had left no endpoint",
             self.saturated.clone(),
@@ -121,6 +129,13 @@ impl Metrics {
     /// Numbers kept by other parts and shown here.
     pub fn readings(&self) -> &Readings {
         &self.readings
+    }
+
+    /// New files of the certificates that are shown to Envoy, or the controller, were `taken` or `refused`.
+    pub fn certificates(&self, to: &'static str, outcome: &'static str) {
+        self.certificates
+            .get_or_create(&[("to", to), ("outcome", outcome)])
+            .inc();
     }
 
     /// An ext_proc stream began.

@@ -1,15 +1,18 @@
 //! How the controller is reached: address, TLS, token.
 //!
-//! What must always hold: a token never crosses a network in the clear: with `http` it is sent to loopback alone. Files
-//! are read anew at each connection, so that rotated certificates and tokens are taken up.
+//! What must always hold: a token never crosses a network in the clear: with `http` it is sent to loopback alone. Each connection is made with the
+//! newest certificates that were found good, and with the token as it is then.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::certificates::{Rotating, certificates};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -20,7 +23,8 @@ const WINDOW_BYTES: u32 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Controller {
     url: String,
-    credentials: Credentials,
+    token: Option<PathBuf>,
+    tls: Option<Arc<Rotating<ClientTlsConfig>>>,
 }
 
 /// What a filter shows the controller, and by what it knows it.
@@ -47,7 +51,10 @@ pub enum ConnectError {
         /// What is wrong and what would be right.
         reason: String,
     },
-    /// A file of the credentials cannot be read.
+    /// The certificates make no TLS.
+    #[error("the certificates towards the controller cannot be used: {0}")]
+    Certificates(String),
+    /// The file of the token cannot be read.
     #[error("cannot read {path}: {source}")]
     File {
         /// The file.
@@ -76,7 +83,7 @@ impl Controller {
     ///
     /// # Errors
     /// A scheme other than `http`, `https` and `unix`; `https` without authorities; a token over plain `http` to
-    /// another host.
+    /// another host; certificates that cannot be used.
     pub fn new(url: &str, credentials: Credentials) -> Result<Self, ConnectError> {
         let refuse = |reason: &str| {
             Err(ConnectError::Url {
@@ -107,10 +114,21 @@ impl Controller {
                 _ => return refuse("give http://host:port, https://host:port or unix:/path"),
             }
         }
+        let token = credentials.token.clone();
+        let tls = credentials.open().map_err(ConnectError::Certificates)?;
         Ok(Self {
             url: url.to_owned(),
-            credentials,
+            token,
+            tls: tls.map(Arc::new),
         })
+    }
+
+    /// Takes new certificates up, for as long as it is awaited; tells what became of them, `taken` or `refused`.
+    pub async fn follow_certificates(&self, tell: impl Fn(&'static str)) {
+        match &self.tls {
+            Some(tls) => tls.follow(tell).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The URL as given.
@@ -128,26 +146,47 @@ impl Controller {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
-        if let Some(ca) = &self.credentials.ca {
-            endpoint = endpoint.tls_config(self.tls(ca).await?)?;
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(ClientTlsConfig::clone(&tls.get()))?;
         }
-        let token = match &self.credentials.token {
+        let token = match &self.token {
             Some(path) => Some(token(path).await?),
             None => None,
         };
         Ok((endpoint.connect().await?, token))
     }
+}
 
-    async fn tls(&self, ca: &Path) -> Result<ClientTlsConfig, ConnectError> {
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca).await?));
-        if let Some((certificate, key)) = &self.credentials.identity {
-            tls = tls.identity(Identity::from_pem(read(certificate).await?, read(key).await?));
+impl Credentials {
+    /// The client's side of TLS, where there are authorities.
+    fn open(self) -> Result<Option<Rotating<ClientTlsConfig>>, String> {
+        let Some(ca) = self.ca else { return Ok(None) };
+        let mut files = vec![ca];
+        if let Some((certificate, key)) = self.identity {
+            files.extend([certificate, key]);
         }
-        if let Some(name) = &self.credentials.server_name {
-            tls = tls.domain_name(name);
-        }
-        Ok(tls)
+        let name = self.server_name;
+        Rotating::open(files, move |contents| client(contents, name.as_deref())).map(Some)
     }
+}
+
+fn client(contents: &[Vec<u8>], server_name: Option<&str>) -> Result<ClientTlsConfig, String> {
+    let (authorities, identity) = match contents {
+        [authorities] => (authorities, None),
+        [authorities, certificate, key] => (authorities, Some(Identity::from_pem(certificate, key))),
+        _ => return Err("authorities, and a certificate with its key, are needed".to_owned()),
+    };
+    certificates(authorities)?;
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities));
+    if let Some(identity) = identity {
+        tls = tls.identity(identity);
+    }
+    if let Some(name) = server_name {
+        tls = tls.domain_name(name);
+    }
+    // The transport looks at it when it is given one.
+    let tried = Endpoint::from_static("https://controller").tls_config(tls.clone());
+    tried.map(|_| tls).map_err(|error| causes(&error))
 }
 
 async fn token(path: &Path) -> Result<MetadataValue<Ascii>, ConnectError> {
@@ -211,7 +250,8 @@ mod tests {
             ca: Some("/ca.pem".into()),
             ..Credentials::default()
         };
-        assert!(check("https://controller:9100", ca.clone()).is_ok());
+        let missing = check("https://controller:9100", ca.clone()).unwrap_err();
+        assert!(missing.contains("/ca.pem"), "{missing}");
         assert!(check("http://controller:9100", ca).is_err());
     }
 }

@@ -62,6 +62,7 @@ impl Session {
             pools: Vec::new(),
             plugins: Profile::plugin_names().iter().map(|name| (*name).to_owned()).collect(),
             have: of.store.have(),
+            namespaces: of.namespaces.clone(),
         });
         up.send(FromFilter { message: Some(hello) })
             .await

@@ -44,6 +44,8 @@ pub struct Subscription {
     pub(super) controller: Controller,
     pub(super) timing: Timing,
     pub(super) settlements: mpsc::Sender<proto::Settlement>,
+    /// Only what is in these is asked for; empty = everything.
+    pub(super) namespaces: Vec<String>,
     pub(super) cache: Option<Cache>,
     /// The state changed since it was last saved.
     pub(super) unsaved: bool,
@@ -66,9 +68,15 @@ impl Subscription {
             controller,
             timing,
             settlements,
+            namespaces: Vec::new(),
             cache: None,
             unsaved: false,
         }
+    }
+
+    /// Asks only for what is in these namespaces; none = for everything.
+    pub fn within(self, namespaces: Vec<String>) -> Self {
+        Self { namespaces, ..self }
     }
 
     /// Keeps the last good state in a file, and serves from it at once if there is one.

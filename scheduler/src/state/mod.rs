@@ -32,3 +32,10 @@ pub const PROTOCOL_MINOR: u32 = 0;
 pub use outbox::OutboxLimits;
 pub use store::{Applied, Counters, Limits, Store};
 pub use subscriber::{Subscriber, SubscriberConfig};
+
+/// Whether a namespace can have this name: an RFC 1123 label.
+pub fn is_namespace(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let ends = !name.starts_with('-') && !name.ends_with('-');
+    (1..=63).contains(&name.len()) && ends && name.bytes().all(allowed)
+}

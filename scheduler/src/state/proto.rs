@@ -55,7 +55,7 @@ pub struct Hello {
     /// Identifies the deciding process and its start: a restarted process is another origin.
     #[prost(string, tag = "2")]
     pub origin: ::prost::alloc::string::String,
-    /// Scope: only what this gateway ("namespace/name", empty = all) and these InferencePools (empty = all) need.
+    /// Scope: only what this gateway ("namespace/name", empty = all) and these InferencePools ("namespace/name", empty = all) need.
     #[prost(string, tag = "3")]
     pub gateway: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "4")]
@@ -66,6 +66,9 @@ pub struct Hello {
     /// Resources held from before a reconnect: what is equal is not sent again, what has gone is removed.
     #[prost(message, repeated, tag = "6")]
     pub have: ::prost::alloc::vec::Vec<ResourceVersion>,
+    /// Scope: only what is in these namespaces; empty = all that the subscriber may see.
+    #[prost(string, repeated, tag = "7")]
+    pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {

@@ -27,6 +27,8 @@ use crate::time::Time;
 pub struct SubscriberConfig {
     /// Names the deciding process and its start.
     pub origin: String,
+    /// Only what is in these namespaces is asked for; empty = everything.
+    pub namespaces: Vec<String>,
     /// What is kept of the state.
     pub limits: Limits,
     /// What may wait to be sent.
@@ -64,6 +66,7 @@ pub struct Received {
 #[derive(Debug)]
 pub struct Subscriber {
     store: Store,
+    namespaces: Vec<String>,
     outbox: Outbox,
     teller: Teller,
     report_ms: u64,
@@ -91,6 +94,7 @@ impl Subscriber {
     pub fn new(fleet: Arc<Fleet>, config: SubscriberConfig) -> Self {
         Self {
             store: Store::new(fleet, config.origin, config.limits),
+            namespaces: config.namespaces,
             outbox: Outbox::new(config.outbox),
             teller: Teller::new(config.max_kinds),
             report_ms: config.report_ms,
@@ -123,6 +127,7 @@ impl Subscriber {
             pools: Vec::new(),
             plugins: Profile::plugin_names().iter().map(|name| (*name).to_owned()).collect(),
             have: self.store.have(),
+            namespaces: self.namespaces.clone(),
         }))
     }
 
@@ -286,6 +291,7 @@ mod tests {
         fn new() -> Self {
             let config = SubscriberConfig {
                 origin: "me".into(),
+                namespaces: vec!["team".into()],
                 limits: Limits::default(),
                 outbox: OutboxLimits {
                     placements: 100,
@@ -382,7 +388,7 @@ mod tests {
         let Some(from_filter::Message::Hello(hello)) = filter.subscriber.hello().message else {
             panic!("no hello");
         };
-        assert_eq!(hello.have.len(), 2);
+        assert_eq!((hello.have.len(), hello.namespaces), (2, vec!["team".to_owned()]));
         filter
             .receive(to_filter::Message::Welcome(proto::Welcome::default()), 30)
             .unwrap();
