@@ -34,6 +34,7 @@
 
 pub mod binaries;
 pub mod fleet;
+pub mod load;
 pub mod manifests;
 mod options;
 mod program;
@@ -99,7 +100,7 @@ pub struct System {
     scratch: Scratch,
 }
 
-/// Another controller.
+/// Another controller, or ext_proc server.
 #[derive(Debug)]
 pub struct Another(Service);
 
@@ -320,6 +321,18 @@ impl System {
         services::start_controller(&Options::default(), &folder, source)
             .await
             .map(Another)
+    }
+
+    /// Starts another ext_proc server with these flags, which Envoy does not ask, and does not wait until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn another_ext_proc(&self, flags: Vec<String>) -> Result<Another> {
+        let options = Options {
+            ext_proc_flags: flags,
+            ..Options::default()
+        };
+        services::launch_ext_proc("another", &options, self.folder(), self.state_address()).map(Another)
     }
 
     /// Waits until a gauge or counter of an Envoy cluster has this value, such as `membership_healthy` of `kthena-ext-proc`.

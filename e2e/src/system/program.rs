@@ -32,13 +32,20 @@ pub struct Program {
 impl Program {
     /// Starts the program and waits until it is ready.
     pub(super) async fn start(launch: Launch, ready: Ready) -> Result<Self> {
+        let mut program = Self::launched(launch, ready)?;
+        program.wait_ready().await?;
+        Ok(program)
+    }
+
+    /// Starts the program without waiting.
+    pub(super) fn launched(launch: Launch, ready: Ready) -> Result<Self> {
         let mut program = Self {
             page: Client::http1(ready.at),
             launch,
             ready,
             process: None,
         };
-        program.restart().await?;
+        program.launch()?;
         Ok(program)
     }
 

@@ -50,6 +50,13 @@ impl Ports {
 impl Service {
     /// Starts `program`, calling it `name` in messages and in the name of its log, and waits until it is ready.
     async fn start(program: &str, name: String, args: Vec<String>, folder: &Path, ports: Ports) -> Result<Self> {
+        let mut service = Self::launch(program, name, args, folder, ports)?;
+        service.program.wait_ready().await?;
+        Ok(service)
+    }
+
+    /// The same, without waiting.
+    fn launch(program: &str, name: String, args: Vec<String>, folder: &Path, ports: Ports) -> Result<Self> {
         let launch = Launch {
             program: binary(program)?,
             args: args.into_iter().chain(ports.flags()).map(Into::into).collect(),
@@ -62,7 +69,7 @@ impl Service {
             path: "/readyz",
         };
         Ok(Self {
-            program: Program::start(launch, ready).await?,
+            program: Program::launched(launch, ready)?,
             debug: Client::http1(ports.debug.address()),
             ports,
         })
@@ -114,13 +121,21 @@ pub(super) async fn start_ext_proc(
     folder: &Path,
     state: SocketAddr,
 ) -> Result<Service> {
+    let name = format!("ext-proc-{number}");
+    let mut service = launch_ext_proc(&name, options, folder, state)?;
+    service.program.wait_ready().await?;
+    Ok(service)
+}
+
+/// The same, by a name of its own, without waiting.
+pub(super) fn launch_ext_proc(name: &str, options: &Options, folder: &Path, state: SocketAddr) -> Result<Service> {
     let ports = Ports::reserve()?;
     let mut args = vec![format!("--listen={}", ports.listen.address())];
     if !has(&options.ext_proc_flags, "--state") {
         args.push(format!("--state=http://{state}"));
     }
     args.extend(options.ext_proc_flags.iter().cloned());
-    Service::start("kthena-ext-proc", format!("ext-proc-{number}"), args, folder, ports).await
+    Service::launch("kthena-ext-proc", name.to_owned(), args, folder, ports)
 }
 
 /// Whether a flag is among these.

@@ -5,8 +5,8 @@ use kthena_e2e::scratch::Scratch;
 use kthena_e2e::system::manifests::model_route;
 use kthena_e2e::system::{Options, Part};
 
-use crate::load::Load;
 use crate::{SOON, llama, new_question, send, start, wait_idle, wait_status};
+use kthena_e2e::system::load::Load;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_controller_costs_nothing_and_a_restarted_one_takes_up_changes_again() {

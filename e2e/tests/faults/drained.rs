@@ -8,8 +8,8 @@ use kthena_e2e::process::wait_until;
 use kthena_e2e::system::{Options, System};
 use tokio::task::JoinHandle;
 
-use crate::load::Load;
 use crate::{SOON, gauge, llama, start, wait_idle};
+use kthena_e2e::system::load::Load;
 
 /// Streams that are open when the end is asked for.
 const STREAMS: usize = 8;

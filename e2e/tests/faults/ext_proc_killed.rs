@@ -6,8 +6,8 @@ use kthena_e2e::client::Ask;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::{Options, Part};
 
-use crate::load::{CONNECTIONS, Load};
 use crate::{CHAT, SOON, llama, new_question, send, start, wait_idle};
+use kthena_e2e::system::load::{CONNECTIONS, Load};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_killed_under_load_costs_only_what_was_in_its_hands() {

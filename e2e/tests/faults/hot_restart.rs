@@ -4,8 +4,8 @@
 use kthena_e2e::openai::{Chat, Message, OpenAi};
 use kthena_e2e::system::Options;
 
-use crate::load::Load;
 use crate::{SOON, llama, start, wait_idle};
+use kthena_e2e::system::load::Load;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_takes_over_under_load_costs_no_request_and_leaves_nothing_in_flight() {

@@ -9,6 +9,7 @@
 )]
 
 mod agree;
+mod certificates;
 mod control_headers;
 mod controller_killed;
 mod documented;
@@ -18,12 +19,12 @@ mod fail_open;
 mod hang;
 mod health;
 mod hot_restart;
-mod load;
 mod manifests;
 mod older_filter;
 mod processor;
 mod refusals;
 mod retries;
+mod scope;
 mod tls;
 mod unavailable;
 

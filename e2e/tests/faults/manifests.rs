@@ -5,8 +5,8 @@ use kthena_e2e::system::manifests::{model_route, model_server};
 use kthena_e2e::system::{Part, System};
 use serde_json::{Value, json};
 
-use crate::load::Load;
 use crate::{SOON, llama, start, wait_deciders, wait_idle, wait_status};
+use kthena_e2e::system::load::Load;
 
 const MANIFESTS: usize = 1000;
 

@@ -13,8 +13,8 @@ use kthena_e2e::system::{Part, System};
 use kthena_scheduler::state::proto::{self, ResourceType};
 use serde_json::{Value, json};
 
-use crate::load::Load;
 use crate::{SOON, gauge, llama, new_question, send, start};
+use kthena_e2e::system::load::Load;
 
 const LLAMA: &str = "default/llama";
 

@@ -16,21 +16,21 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::load::Load;
 use crate::{SOON, llama, log_line, new_question, send, start, wait_idle};
+use kthena_e2e::system::load::Load;
 
 /// The names in the certificates.
-const EXT_PROC: &str = "kthena-ext-proc";
-const CONTROLLER: &str = "kthena-controller";
+pub(super) const EXT_PROC: &str = "kthena-ext-proc";
+pub(super) const CONTROLLER: &str = "kthena-controller";
 
 /// Certificates as files.
-struct Files {
-    folder: Scratch,
-    authority: Authority,
+pub(super) struct Files {
+    pub(super) folder: Scratch,
+    pub(super) authority: Authority,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let files = Self {
             folder: Scratch::new("tls").unwrap(),
             authority: Authority::new().unwrap(),
@@ -39,29 +39,32 @@ impl Files {
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
+    /// Puts a file in the place of another at once, as a volume does.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        let new = self.path("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.path(name)).unwrap();
     }
 
     /// Writes `<file>.pem` and `<file>.key`, for a name, signed by an authority.
-    fn sign(&self, file: &str, name: &str, by: &Authority) {
+    pub(super) fn sign(&self, file: &str, name: &str, by: &Authority) {
         let (certificate, key) = by.sign(name).unwrap();
         self.write(&format!("{file}.pem"), &certificate);
         self.write(&format!("{file}.key"), &key);
     }
 
     /// A flag that names a file.
-    fn flag(&self, flag: &str, file: &str) -> String {
+    pub(super) fn flag(&self, flag: &str, file: &str) -> String {
         format!("--{flag}={}", self.path(file).display())
     }
 }
 
 /// What `docs/envoy.yaml` shows for the cluster of the ext_proc servers.
-fn transport_socket(authority: &Path) -> Value {
+pub(super) fn transport_socket(authority: &Path) -> Value {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -79,7 +82,7 @@ fn transport_socket(authority: &Path) -> Value {
 }
 
 /// What a server answers to a health check; an error when it takes no such connection.
-async fn health(url: String, authority: Option<&str>) -> Result<ServingStatus, String> {
+pub(super) async fn health(url: String, authority: Option<&str>) -> Result<ServingStatus, String> {
     let mut endpoint = Channel::from_shared(url).unwrap();
     if let Some(pem) = authority {
         let tls = ClientTlsConfig::new()
@@ -149,7 +152,17 @@ async fn envoy_asks_checks_and_logs_over_tls_and_nobody_else_gets_in_without() {
 }
 
 /// A system whose state service can be reached from other machines; its port stays reserved.
-async fn off_loopback(files: &Files, controller: Vec<String>, filter: Vec<String>) -> (System, Reserved) {
+pub(super) async fn off_loopback(files: &Files, controller: Vec<String>, filter: Vec<String>) -> (System, Reserved) {
+    off_loopback_and(files, controller, filter, |_| llama(2)).await
+}
+
+/// The same, of what else is asked for when the port is known.
+pub(super) async fn off_loopback_and(
+    files: &Files,
+    controller: Vec<String>,
+    filter: Vec<String>,
+    options: impl FnOnce(u16) -> Options,
+) -> (System, Reserved) {
     files.sign("controller", CONTROLLER, &files.authority);
     let port = Reserved::on(Ipv4Addr::UNSPECIFIED.into()).unwrap();
     let mut controller_flags = vec![
@@ -167,14 +180,14 @@ async fn off_loopback(files: &Files, controller: Vec<String>, filter: Vec<String
     let system = start(Options {
         controller_flags,
         ext_proc_flags,
-        ..llama(2)
+        ..options(port.port())
     })
     .await;
     (system, port)
 }
 
 /// One ext_proc server starts anew with a proof that does not hold, and gets in once it holds: `spoil` and `mend` change its files.
-async fn without_proof_there_is_no_state(mut system: System, spoil: impl Fn(), mend: impl Fn()) {
+pub(super) async fn without_proof_there_is_no_state(mut system: System, spoil: impl Fn(), mend: impl Fn()) {
     let load = Load::start(&system);
     load.goes_on(20).await;
     spoil();

@@ -29,9 +29,6 @@ mod host;
 #[path = "../faults/hot_restart.rs"]
 mod hot_restart;
 mod large_state;
-#[path = "../faults/load.rs"]
-#[allow(dead_code, reason = "when requests were lost is looked at in `faults` alone")]
-mod load;
 #[path = "../path/manifests.rs"]
 mod manifests;
 #[path = "../faults/manifests.rs"]
