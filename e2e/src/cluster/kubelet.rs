@@ -4,9 +4,11 @@
 //! so. Its address is one of the simulated fleet.
 
 use std::net::Ipv4Addr;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
@@ -23,6 +25,8 @@ pub struct PodSpec {
     pub labels: Vec<(String, String)>,
     /// Its address.
     pub ip: Ipv4Addr,
+    /// When its container started, by the node's clock; `None` = the node does not say.
+    pub started: Option<SystemTime>,
 }
 
 impl PodSpec {
@@ -34,6 +38,7 @@ impl PodSpec {
             name: name.to_owned(),
             labels: vec![("app".to_owned(), app.to_owned())],
             ip,
+            started: None,
         }
     }
 
@@ -52,17 +57,24 @@ impl PodSpec {
     fn running(&self) -> Value {
         json!({"status": {
             "phase": "Running", "podIP": self.ip, "podIPs": [{"ip": self.ip}],
-            "conditions": [{"type": "Ready", "status": "True"}],
-            "containerStatuses": [container(0, true)],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": self.started.map(shown)}],
+            "containerStatuses": [container(0, self.started)],
         }})
     }
 }
 
-fn container(restarts: u32, ready: bool) -> Value {
+fn container(restarts: u32, started: Option<SystemTime>) -> Value {
     json!({
-        "name": "engine", "image": "vllm/vllm-openai", "imageID": "", "ready": ready, "restartCount": restarts,
-        "containerID": format!("story://{restarts}"),
+        "name": "engine", "image": "vllm/vllm-openai", "imageID": "", "ready": true, "restartCount": restarts,
+        "containerID": format!("story://{restarts}"), "state": {"running": {"startedAt": started.map(shown)}},
     })
+}
+
+/// A time as a node writes it.
+fn shown(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let shown = Timestamp::from_second(i64::try_from(since.as_secs()).unwrap_or_default());
+    shown.unwrap_or_default().to_string()
 }
 
 impl Cluster {
@@ -98,7 +110,22 @@ impl Cluster {
     /// # Errors
     /// When there is no such pod.
     pub async fn restart_container(&self, namespace: &str, name: &str, restarts: u32) -> Result<()> {
-        let patch = json!({"status": {"containerStatuses": [container(restarts, true)]}});
+        self.restart_container_at(namespace, name, restarts, SystemTime::now())
+            .await
+    }
+
+    /// The same, at this time by the node's clock.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub async fn restart_container_at(
+        &self,
+        namespace: &str,
+        name: &str,
+        restarts: u32,
+        started: SystemTime,
+    ) -> Result<()> {
+        let patch = json!({"status": {"containerStatuses": [container(restarts, Some(started))]}});
         self.set_pod_status(namespace, name, &patch).await
     }
 

@@ -1,13 +1,11 @@
 //! Story: 500 pods are replaced in a minute, each by one of another name and address, under traffic; no request is lost, and in the end the filters
 //! know exactly the pods that there are.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-use kthena_e2e::client::Client;
 use kthena_e2e::cluster::kubelet::PodSpec;
 use kthena_e2e::system::fleet::Group;
+use kthena_e2e::system::load::Load;
 use kthena_e2e::system::manifests::model_route;
 
 use super::*;
@@ -36,8 +34,7 @@ async fn five_hundred_replaced_pods_lose_no_request() {
     }
     wait_known(&system, &addresses[..PODS]).await;
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let traffic = tokio::spawn(traffic(Client::http1(system.address()), Arc::clone(&stop)));
+    let load = Load::on(&system, "llama", 1);
     let begun = Instant::now();
     let cluster = system.kubernetes().unwrap();
     for round in 0..ROUNDS {
@@ -61,27 +58,11 @@ async fn five_hundred_replaced_pods_lose_no_request() {
         &addresses[PODS..]
     };
     wait_known(&system, last).await;
-    stop.store(true, Relaxed);
-    let (sent, lost) = traffic.await.unwrap();
-    assert!(lost.is_empty(), "{lost:?}");
-    assert!(sent >= 100, "{sent}");
+    assert!(load.answered() >= 100, "{}", load.answered());
+    load.stop_without_loss().await;
     assert!(took < Duration::from_secs(60), "that was no minute: {took:?}");
     for _ in 0..20 {
         let answer = send(&system, new_question("llama")).await;
         assert!(last.contains(&who(&answer)), "{}", who(&answer));
     }
-}
-
-/// Asks until it is told to stop; how often, and the answers that were not good.
-async fn traffic(client: Client, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
-    let (mut sent, mut lost) = (0, Vec::new());
-    while !stop.load(Relaxed) {
-        sent += 1;
-        match client.send(new_question("llama")).await {
-            Ok(answer) if answer.status == 200 => {}
-            Ok(answer) => lost.push(format!("{}: {}", answer.status, answer.text())),
-            Err(error) => lost.push(format!("{error:#}")),
-        }
-    }
-    (sent, lost)
 }

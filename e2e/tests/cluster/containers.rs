@@ -2,7 +2,8 @@
 
 use super::*;
 
-async fn incarnations(system: &System) -> Vec<(String, Value)> {
+/// The endpoint of each pod, by the pod's name.
+pub(super) async fn incarnations(system: &System) -> Vec<(String, Value)> {
     let page = system.debug(Part::ExtProc(0), "/debug/config_dump/pods").await.unwrap();
     let page: Value = serde_json::from_str(&page).unwrap();
     let pods = page["pods"].as_array().cloned().unwrap_or_default();

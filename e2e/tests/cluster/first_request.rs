@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-async fn is_served(options: Options) {
+async fn is_served(options: Options) -> System {
     let mut system = start(options).await;
     let group = system.fleet().addresses("llama");
     for _ in 0..4 {
@@ -18,20 +18,55 @@ async fn is_served(options: Options) {
     let unknown = send(&system, question("nobody")).await;
     assert_eq!(unknown.status, 404);
     assert!(metric(&mut system, "kthena_controller_objects").await >= 4.0);
+    system
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kubectl_applies_is_served_through_ext_proc() {
-    is_served(on_a_cluster(2)).await;
+    drop(is_served(on_a_cluster(2)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_kubectl_applies_is_served_through_the_wasm_filter() {
-    is_served(Options {
-        filter: Filter::Wasm(json!({})),
+async fn what_kubectl_applies_is_served_through_the_wasm_filter_in_the_namespaces_that_it_asks_for() {
+    let mut system = is_served(Options {
+        filter: Filter::Wasm(json!({"namespaces": ["default"]})),
         ..on_a_cluster(2)
     })
     .await;
+    let of_team = |mut object: Value| {
+        object["metadata"]["namespace"] = json!("team");
+        object
+    };
+    let port = system.fleet().port();
+    let theirs = [
+        of_team(model_server("theirs", "meta/llama", port)),
+        of_team(model_route("theirs", "theirs", "theirs")),
+    ];
+    let cluster = system.kubernetes().unwrap();
+    cluster.kubectl(&["create", "namespace", "team"], "").await.unwrap();
+    cluster.apply(&theirs).await.unwrap();
+    wait_until(
+        "a filter that asks for everything to know the team's route",
+        PATIENCE,
+        async || {
+            let page = system
+                .debug(Part::ExtProc(0), "/debug/config_dump/modelroutes")
+                .await
+                .unwrap();
+            page.contains("theirs")
+        },
+    )
+    .await
+    .unwrap();
+    let cluster = system.kubernetes().unwrap();
+    cluster.apply(&[model_route("after", "after", "llama")]).await.unwrap();
+    wait_until("a later route to be served", PATIENCE, async || {
+        send(&system, question("after")).await.status == 200
+    })
+    .await
+    .unwrap();
+    let answer = send(&system, question("theirs")).await;
+    assert_eq!(answer.status, 404, "{}", answer.text());
 }
 
 /// The controller is there first: kinds that are not defined are said once and awaited.

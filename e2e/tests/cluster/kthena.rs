@@ -161,11 +161,15 @@ async fn an_empty_adapter_is_refused_by_the_api_server(system: &mut System) {
     assert!(refused.contains("loraAdapters"), "{refused}");
 }
 
-/// A counter of both ext_proc servers, summed over the series whose labels hold all of these.
+/// A counter of whoever decides, summed over the series whose labels hold all of these: of both ext_proc servers, and of the controller, which
+/// shows what the wasm filter counts.
 async fn count(system: &mut System, metric: &str, labels: &[&str]) -> f64 {
     let mut sum = 0.0;
+    let mut pages = vec![system.controller().page("/metrics").await.unwrap()];
     for replica in 0..2 {
-        let page = system.ext_proc(replica).unwrap().page("/metrics").await.unwrap();
+        pages.push(system.ext_proc(replica).unwrap().page("/metrics").await.unwrap());
+    }
+    for page in pages {
         let series = page.lines().filter(|line| line.starts_with(metric));
         let series = series.filter(|line| labels.iter().all(|label| line.contains(label)));
         sum += series
@@ -225,6 +229,8 @@ async fn routes_decide_through_the_wasm_filter() {
     let mut system = start(routing(wasm())).await;
     rules_and_weights(&mut system).await;
     the_oldest_of_two_routes_decides(&mut system).await;
+    an_empty_adapter_is_refused_by_the_api_server(&mut system).await;
+    requests_are_counted(&mut system).await;
 }
 
 // === scheduling ===

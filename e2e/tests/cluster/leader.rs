@@ -4,14 +4,16 @@
 use std::time::Instant;
 
 use kthena_e2e::system::Another;
+use kthena_e2e::system::fleet::Fault;
+use kthena_e2e::system::load::Load;
 use kthena_e2e::system::manifests::model_route;
 
 use super::*;
 
 /// A leader that is gone is followed within this time.
-const FOLLOWED_WITHIN: Duration = Duration::from_secs(15);
+pub(super) const FOLLOWED_WITHIN: Duration = Duration::from_secs(15);
 
-async fn leads(program: &mut kthena_e2e::system::Program) -> bool {
+pub(super) async fn leads(program: &mut kthena_e2e::system::Program) -> bool {
     let page = program.page("/metrics").await.unwrap_or_default();
     kthena_e2e::exposition::sum(&page, "kthena_controller_leading") == Some(1.0)
 }
@@ -24,7 +26,7 @@ async fn wait_for_the_other(other: &mut Another, since: Instant) {
 }
 
 /// Whoever leads writes the status of a new object.
-async fn is_written(system: &mut System, name: &str) {
+pub(super) async fn is_written(system: &mut System, name: &str) {
     let cluster = system.kubernetes().unwrap();
     cluster.apply(&[model_route(name, name, "llama")]).await.unwrap();
     wait_until("the status to be written", PATIENCE, async || {
@@ -85,11 +87,11 @@ async fn a_leader_that_is_cut_off_gives_up_before_another_leads_and_serves_on() 
         .await
         .unwrap();
     let mut other = system.another_controller().await.unwrap();
+    let load = Load::on(&system, "llama", 1);
     system.kubernetes().unwrap().proxy().unwrap().cut();
     let cut = Instant::now();
     let mut both = 0;
     wait_until("the other to lead", PATIENCE, async || {
-        assert_eq!(send(&system, new_question("llama")).await.status, 200);
         let (first, second) = (leads(system.controller()).await, leads(other.program()).await);
         both += u32::from(first && second);
         second
@@ -98,6 +100,15 @@ async fn a_leader_that_is_cut_off_gives_up_before_another_leads_and_serves_on() 
     .unwrap();
     assert!(cut.elapsed() < FOLLOWED_WITHIN, "{:?}", cut.elapsed());
     assert_eq!(both, 0, "they never lead both");
+    // It still holds the filters, and tells them what it observes: what dies is avoided.
+    assert_eq!(metric(&mut system, "kthena_controller_subscribers").await, 2.0);
+    let all = system.fleet().addresses("llama");
+    system.fleet().inflict(&Fault::Die, &all[..1]).await.unwrap();
+    wait_until("the filters to know that one is down", PATIENCE, async || {
+        metric(&mut system, "kthena_controller_endpoints_down").await == 1.0
+    })
+    .await
+    .unwrap();
     is_written(&mut system, "late").await;
     // The line is whole again: the first catches up, and does not lead.
     system.kubernetes().unwrap().proxy().unwrap().mend();
@@ -107,4 +118,5 @@ async fn a_leader_that_is_cut_off_gives_up_before_another_leads_and_serves_on() 
     .await
     .unwrap();
     assert!(leads(other.program()).await && !leads(system.controller()).await);
+    load.stop_without_loss().await;
 }

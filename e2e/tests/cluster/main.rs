@@ -10,7 +10,9 @@
 
 mod api_server_killed;
 mod churn;
+mod clocks;
 mod containers;
+mod controller_killed;
 mod first_request;
 mod kthena;
 mod leader;

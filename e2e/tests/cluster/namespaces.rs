@@ -1,6 +1,7 @@
 //! Story: a namespace is deleted; its models are gone, its pods are not watched any more, and the others go on.
 
 use kthena_e2e::cluster::kubelet::PodSpec;
+use kthena_e2e::system::load::Load;
 use kthena_e2e::system::manifests::{model_route, model_server};
 use serde_json::json;
 
@@ -42,6 +43,7 @@ async fn a_deleted_namespace_takes_its_models_along_and_nothing_else() {
         2.0
     );
 
+    let load = Load::on(&system, "llama", 1);
     let cluster = system.kubernetes().unwrap();
     cluster
         .kubectl(&["delete", "namespace", "team", "--wait=false"], "")

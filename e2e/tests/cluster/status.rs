@@ -27,6 +27,61 @@ async fn wait_condition(system: &mut System, what: &str, type_: &str, wanted: &s
     .unwrap_or_else(|error| panic!("{error:#}: {seen}"));
 }
 
+/// What `kubectl get` prints in its columns, and what `kubectl explain` tells.
+async fn kubectl_shows_and_explains(system: &mut System) {
+    let port = system.fleet().port().to_string();
+    let cluster = system.kubernetes().unwrap();
+    let routes = cluster.kubectl(&["get", "mroute"], "").await.unwrap();
+    let [head, row] = columns(&routes);
+    assert_eq!(head, ["NAME", "MODEL", "ACCEPTED", "PROGRAMMED", "AGE"]);
+    assert_eq!(row[..4], ["llama", "llama", "True", "True"]);
+    let servers = cluster.kubectl(&["get", "mserver", "-o", "wide"], "").await.unwrap();
+    let [head, row] = columns(&servers);
+    assert_eq!(
+        head,
+        [
+            "NAME",
+            "ENGINE",
+            "PORT",
+            "PROTOCOL",
+            "READY",
+            "PROGRAMMED",
+            "MODEL",
+            "AGE"
+        ]
+    );
+    assert_eq!(row[..7], ["llama", "vLLM", &port, "http", "2", "True", "meta/llama"]);
+    let all = cluster.kubectl(&["get", "kthena", "-o", "name"], "").await.unwrap();
+    assert_eq!(all.lines().count(), 2, "{all}");
+
+    for (what, told) in [
+        ("modelroute", "modelName"),
+        ("modelroute.spec.rules.targetModels", "weight"),
+        ("modelroute.status.conditions", "observedGeneration"),
+        ("modelserver.spec.workloadSelector", "matchLabels"),
+        ("modelserver.spec.trafficPolicy.retry", "attempts"),
+        ("externalmodelprovider.spec", "baseURL"),
+    ] {
+        let text = cluster.kubectl(&["explain", what, "--recursive"], "").await.unwrap();
+        assert!(text.contains(told), "{what}: {text}");
+        let text = cluster.kubectl(&["explain", what], "").await.unwrap();
+        let described = text
+            .split("DESCRIPTION:")
+            .nth(1)
+            .and_then(|rest| rest.split("FIELDS:").next());
+        assert!(
+            described.is_some_and(|text| text.trim().len() > 10 && !text.contains("<empty>")),
+            "{what}: {text}"
+        );
+    }
+}
+
+/// The first two lines, word by word.
+fn columns(table: &str) -> [Vec<&str>; 2] {
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect());
+    [lines.next().unwrap_or_default(), lines.next().unwrap_or_default()]
+}
+
 /// The ModelServer as the API server has it now.
 async fn llama_server(system: &mut System) -> Value {
     let cluster = system.kubernetes().unwrap();
@@ -42,6 +97,8 @@ async fn conditions_say_what_became_of_an_object() {
     let server = llama_server(&mut system).await;
     assert_eq!(server["status"]["endpoints"], json!({"selected": 2, "ready": 2}));
     assert_eq!(server["status"]["observedGeneration"], server["metadata"]["generation"]);
+
+    kubectl_shows_and_explains(&mut system).await;
 
     // A pod that is not ready is counted, and the last that goes is told of.
     let cluster = system.kubernetes().unwrap();
