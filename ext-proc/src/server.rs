@@ -47,6 +47,8 @@ const LAST_LOGS: Duration = Duration::from_millis(300);
 const MAX_STREAMS: u32 = 100_000;
 /// A whole body of the default bound on its way, without waiting for the window.
 const STREAM_WINDOW: u32 = 16 << 20;
+/// A frame costs a call of the kernel; a body of the usual 16 KiB each would take dozens.
+const LARGEST_FRAME: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -333,6 +335,7 @@ async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(LARGEST_FRAME)
         .max_concurrent_streams(MAX_STREAMS);
     let stopped = async move {
         // An error means that the sender is gone, and with it the process.
