@@ -47,7 +47,8 @@ pub struct Root<H> {
     config: Config,
     state: State,
     link: Link,
-    requests: AHashMap<u32, Conversation>,
+    /// Boxed, as each event takes one out and puts it back.
+    requests: AHashMap<u32, Box<Conversation>>,
     /// Requests that wait for state, in order of arrival.
     held: Vec<u32>,
     /// The host was seen to show a body while it held the head.
@@ -139,7 +140,7 @@ impl<H: Host> Root<H> {
 
     /// What is known of a request.
     pub fn request(&self, id: u32) -> Option<&Conversation> {
-        self.requests.get(&id)
+        self.requests.get(&id).map(AsRef::as_ref)
     }
 
     /// The host.
@@ -162,7 +163,7 @@ impl<H: Host> Root<H> {
             self.begin();
             self.host.enter(id);
         }
-        let mut conversation = Conversation::default();
+        let mut conversation = Box::<Conversation>::default();
         conversation.moments.began = self.state.nanoseconds();
         let flow = conversation.on_request_headers(&mut self.state, &self.host, end);
         if conversation.progress() == Progress::Held && !self.shows_bodies {
@@ -202,7 +203,7 @@ impl<H: Host> Root<H> {
     }
 
     /// Puts a request back into the table, and those that wait or have left where they are counted.
-    fn put(&mut self, id: u32, conversation: Conversation, before: Progress) {
+    fn put(&mut self, id: u32, conversation: Box<Conversation>, before: Progress) {
         let progress = conversation.progress();
         let undecided = conversation.record().error_type.is_some();
         self.requests.insert(id, conversation);
