@@ -66,5 +66,6 @@ async fn a_deleted_namespace_takes_its_models_along_and_nothing_else() {
     })
     .await
     .unwrap();
-    assert_eq!(send(&system, question("llama")).await.status, 200);
+    load.goes_on(5).await;
+    load.stop_without_loss().await;
 }
