@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use kthena_controller::clock::Clock;
-use kthena_controller::compile::{Compiler, Facts, Settings, Touched};
-use kthena_controller::envoy::{self, Rollout, clusters};
+use kthena_controller::compile::{Compiler, Facts, Resources, Settings, Touched};
+use kthena_controller::envoy::{self, Rollout};
 use kthena_controller::index::Index;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
-use kthena_controller::publish::{self, Bounds, Hub, Resource};
+use kthena_controller::publish::{self, Bounds, Hub};
 use kthena_controller::source::{Event, Object, OrderKey, Origin};
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ fn index(servers: usize) -> Index {
 struct World {
     index: Index,
     compiler: Compiler,
-    rollout: Rollout<Vec<Resource>>,
+    rollout: Rollout<Resources>,
     hub: Arc<Hub>,
     clock: Clock,
 }
@@ -113,8 +113,7 @@ impl World {
         let output = self.compiler.compile(&self.index, &Facts::default(), &touched);
         let now = self.clock.now();
         self.rollout.settle(|_| true, now);
-        let resources = output.resources.into_iter().map(Resource::from).collect();
-        self.rollout.offer(clusters(&output.clusters), resources, now);
+        self.rollout.offer(output.clusters, output.resources, now);
         black_box(self.rollout.files());
         if let Some((resources, clusters)) = self.rollout.due(now) {
             let generation = self.hub.set_config(resources);

@@ -10,12 +10,14 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use kthena_gateway_api::ModelServer;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::compile::{EndpointKey, ScrapeTarget};
+use crate::index::Entry;
 use crate::observe::Table;
 use crate::picture::Picture;
 use crate::publish::{Acceptance, Hub};
@@ -65,24 +67,24 @@ impl Admin {
                 picture
                     .routes
                     .iter()
-                    .map(|(key, o)| named(key, json!({"spec": o.spec})))
+                    .map(|(key, entry)| named(key, json!({"spec": entry.object.spec})))
                     .collect(),
             ),
             "modelservers" => {
-                let server = |(key, object): &(ObjectKey, Arc<kthena_gateway_api::ModelServer>)| {
+                let server = |(key, entry): (&ObjectKey, &Entry<ModelServer>)| {
                     let name = key.full_name();
                     let of_server = |target: &&Arc<ScrapeTarget>| target.servers.contains(&name);
                     let pods: Vec<_> = picture
                         .targets
-                        .iter()
+                        .values()
                         .filter(of_server)
                         .map(|target| &target.pod)
                         .collect();
-                    named(key, json!({"spec": object.spec, "associatedPods": pods}))
+                    named(key, json!({"spec": entry.object.spec, "associatedPods": pods}))
                 };
                 Some(picture.servers.iter().map(server).collect())
             }
-            "pods" => Some(picture.targets.iter().map(|target| self.pod(target)).collect()),
+            "pods" => Some(picture.targets.values().map(|target| self.pod(target)).collect()),
             _ => None,
         }
     }

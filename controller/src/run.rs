@@ -9,26 +9,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kthena_scheduler::state::proto::ResourceType;
 use kthena_scheduler::time::Time;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
-use crate::compile::{Compiler, Facts, Output, Touched};
-use crate::envoy::{Files, Rollout, clusters};
+use crate::compile::{Compiler, Facts, Output, Resources, Touched};
+use crate::envoy::{Files, Rollout};
 use crate::index::Index;
 use crate::metrics::{self, kind};
 use crate::observe::{Scraper, Table};
-use crate::picture::Picture;
-use crate::publish::{Hub, Resource};
+use crate::picture::{Picture, Tally};
+use crate::publish::Hub;
 use crate::source::Event;
-use crate::status::{self, View};
+use crate::status;
 
 /// Changes that come this close together are compiled as one, milliseconds.
 const COALESCE_MS: u64 = 5;
 
 /// How long after a failed write Envoy's files are tried again, milliseconds.
 const RETRY_MS: u64 = 1000;
+
+/// Types of resources that are compiled.
+const TYPES: [ResourceType; 4] = [
+    ResourceType::Route,
+    ResourceType::Server,
+    ResourceType::Profile,
+    ResourceType::Endpoints,
+];
 
 /// What the loop works with.
 #[derive(Debug)]
@@ -44,7 +53,7 @@ pub struct Parts {
     /// Envoy's files; `None` = none are written.
     pub files: Option<Files>,
     /// The order of changes.
-    pub rollout: Rollout<Vec<Resource>>,
+    pub rollout: Rollout<Resources>,
     /// How long the first state waits for the first answers of the endpoints.
     pub first_state_wait: Duration,
     /// The time.
@@ -62,6 +71,8 @@ struct Loop {
     parts: Parts,
     index: Index,
     facts: Facts,
+    /// How many there are of what the last picture shows.
+    tally: Tally,
     /// When what has changed is compiled.
     compile_at: Option<Time>,
     /// Until when the first state may wait; set by the first compilation.
@@ -81,6 +92,7 @@ pub async fn run(parts: Parts, events: &mut mpsc::Receiver<Vec<Event>>) {
         parts,
         index: Index::default(),
         facts: Facts::default(),
+        tally: Tally::default(),
         compile_at: None,
         first_until: None,
         left_out: 0,
@@ -174,41 +186,32 @@ impl Loop {
 
     /// Tells of a new outcome and offers it for publication. Returns how many resources it has.
     fn show(&mut self, output: Output, now: Time) -> usize {
+        let (resources, clusters) = (output.resources.clone(), output.clusters.clone());
         let before = Arc::clone(&self.parts.picture.borrow());
-        let mut picture = Picture::of(&self.index);
-        let old = View {
-            statuses: &before.statuses,
-            problems: &before.problems,
-        };
-        let new = View {
-            statuses: &output.statuses,
-            problems: &picture.problems,
-        };
-        for remark in status::changes(old, new) {
+        let picture = Picture::new(&self.index, output);
+        for remark in status::changes(before.view(), picture.view()) {
             remark.log();
         }
-        let envoy = clusters(&output.clusters);
-        picture.clusters = output.clusters;
-        picture.targets = output.targets;
-        picture.resources.clone_from(&output.resources);
-        picture.statuses = output.statuses;
-        self.parts.metrics.bad_documents.set(picture.bad_documents() as i64);
+        self.tally.follow(&before, &picture);
+        self.count(&picture);
         self.parts.picture.send_replace(Arc::new(picture));
+        let count = resources.len();
+        self.parts.rollout.offer(clusters, resources, now);
+        count
+    }
 
-        let resources: Vec<Resource> = output.resources.into_iter().map(Resource::from).collect();
-        for (label, count) in counts(&resources) {
-            self.parts.metrics.resources.get_or_create(&kind(label)).set(count);
+    fn count(&self, picture: &Picture) {
+        let metrics = &self.parts.metrics;
+        metrics
+            .bad_documents
+            .set(self.tally.refused + picture.nameless() as i64);
+        for of in TYPES {
+            let count = self.tally.resources.get(&of).copied().unwrap_or_default();
+            metrics.resources.get_or_create(&kind(of.as_str_name())).set(count);
         }
         for (of, count) in self.index.counts() {
-            self.parts
-                .metrics
-                .objects
-                .get_or_create(&kind(of.as_str()))
-                .set(count as i64);
+            metrics.objects.get_or_create(&kind(of.as_str())).set(count as i64);
         }
-        let count = resources.len();
-        self.parts.rollout.offer(envoy, resources, now);
-        count
     }
 
     /// Moves changes on as far as they may go now.
@@ -275,19 +278,4 @@ impl Loop {
             }
         }
     }
-}
-
-fn counts(resources: &[Resource]) -> std::collections::BTreeMap<&'static str, i64> {
-    use kthena_scheduler::state::proto::ResourceType;
-    let types = [
-        ResourceType::Route,
-        ResourceType::Server,
-        ResourceType::Profile,
-        ResourceType::Endpoints,
-    ];
-    let mut counts: std::collections::BTreeMap<_, _> = types.into_iter().map(|kind| (kind.as_str_name(), 0)).collect();
-    for resource in resources {
-        *counts.entry(resource.key.kind.as_str_name()).or_default() += 1;
-    }
-    counts
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use filter::{Filter, PATIENCE, eventually, open, up};
 use kthena_controller::metrics;
-use kthena_controller::publish::{Access, Key, Tls};
+use kthena_controller::publish::{Access, Key, Tls, by_key};
 use kthena_scheduler::state::proto::{Hello, Placement, Placements, ResourceType, from_filter};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use service::{Controller, endpoints_of, report, route, settings, start, start_with};
@@ -174,7 +174,7 @@ async fn new_certificates_are_for_new_connections_and_broken_ones_are_left_aside
     let (of_old, of_new) = (old.sign("filter"), new.sign("filter"));
     let channel = connect(&controller, &old, Some(&of_old)).await.unwrap();
     let mut standing = Filter::over(channel, hello("standing", &[])).await;
-    controller.hub.set_config(vec![route("ns/r", "1")]);
+    controller.hub.set_config(by_key(vec![route("ns/r", "1")]));
     standing.until("state", |filter| filter.synced).await;
 
     // A certificate whose key is another's.
@@ -190,7 +190,7 @@ async fn new_certificates_are_for_new_connections_and_broken_ones_are_left_aside
         "its authority has retired"
     );
     assert!(connect(&controller, &old, Some(&of_old)).await.is_err(), "as has ours");
-    controller.hub.set_config(vec![route("ns/r", "2")]);
+    controller.hub.set_config(by_key(vec![route("ns/r", "2")]));
     standing
         .until("a change, on the stream that stands", |filter| {
             filter.received.len() == 2
@@ -200,7 +200,7 @@ async fn new_certificates_are_for_new_connections_and_broken_ones_are_left_aside
 }
 
 fn two_teams(controller: &Controller) -> u64 {
-    controller.hub.set_config(vec![
+    controller.hub.set_config(by_key(vec![
         route("team-a/chat", "chat"),
         endpoints_of("team-a/llama", &[1]),
         endpoints_of("inference-pool/team-a/pool", &[1]),
@@ -260,7 +260,7 @@ async fn a_filter_sees_what_the_name_in_its_certificate_allows_and_changes_nothi
         endpoints_of("team-a/llama", &[1]),
         route("team-b/secret", "newer"),
         endpoints_of("team-b/qwen", &[2, 3]),
-    ]);
+    ]));
     narrow
         .until("all that is in its scope", |filter| {
             let chat = Key::new(ResourceType::Route, "team-a/chat");

@@ -67,6 +67,14 @@ fn target(uid: &str, address: SocketAddr, https: bool) -> Arc<ScrapeTarget> {
 }
 
 impl Observer {
+    fn observe(&mut self, targets: &[Arc<ScrapeTarget>]) {
+        let keyed = |target: &Arc<ScrapeTarget>| {
+            let (uid, port) = (target.uid.clone(), target.port);
+            (EndpointKey { uid, port }, Arc::clone(target))
+        };
+        self.scraper.set_targets(&targets.iter().map(keyed).collect());
+    }
+
     fn facts(&mut self) -> Facts {
         self.table.follow(&mut self.facts);
         self.facts.clone()
@@ -101,7 +109,7 @@ impl Observer {
 async fn an_engine_is_known_after_its_first_answers_over_one_connection() {
     let engine = Engine::start().await;
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[target("a", engine.address, false)]);
+    observer.observe(&[target("a", engine.address, false)]);
     assert_eq!(observer.facts().pending.len(), 1);
     let seen = observer
         .until("a", engine.address, "the first sample", |seen| {
@@ -142,7 +150,7 @@ async fn a_restart_is_seen_and_its_models_are_asked_at_once() {
     let mut slow_models = settings();
     slow_models.models_interval = Duration::from_secs(3600);
     let mut observer = observer(slow_models);
-    observer.scraper.set_targets(&[target("a", engine.address, false)]);
+    observer.observe(&[target("a", engine.address, false)]);
     observer
         .until("a", engine.address, "first", |seen| seen.fact.models.len() == 2)
         .await;
@@ -162,7 +170,7 @@ async fn an_engine_that_hangs_goes_down_without_delaying_another_and_comes_back(
     let (stuck, fine) = (Engine::start().await, Engine::start().await);
     stuck.answers.lock().hangs = true;
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[
+    observer.observe(&[
         target("stuck", stuck.address, false),
         target("fine", fine.address, false),
     ]);
@@ -188,7 +196,7 @@ async fn an_engine_that_dies_keeps_its_last_sample_and_is_up_at_its_first_answer
     let engine = Engine::start().await;
     let address = engine.address;
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[target("a", address, false)]);
+    observer.observe(&[target("a", address, false)]);
     observer
         .until("a", address, "a sample", |seen| seen.sampled_at.is_some())
         .await;
@@ -206,7 +214,7 @@ async fn without_metrics_the_health_check_decides() {
     let engine = Engine::start().await;
     engine.answers.lock().metrics = None;
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[target("a", engine.address, false)]);
+    observer.observe(&[target("a", engine.address, false)]);
     let seen = observer
         .until("a", engine.address, "models", |seen| seen.fact.models.len() == 2)
         .await;
@@ -221,7 +229,7 @@ async fn without_metrics_the_health_check_decides() {
 async fn an_engine_that_calls_itself_unhealthy_is_down_although_it_has_metrics() {
     let engine = Engine::start().await;
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[target("a", engine.address, false)]);
+    observer.observe(&[target("a", engine.address, false)]);
     observer.until("a", engine.address, "up", |seen| !seen.down).await;
     engine.answers.lock().unhealthy = true;
     observer.until("a", engine.address, "down", |seen| seen.down).await;
@@ -232,7 +240,7 @@ async fn an_answer_that_is_too_large_is_not_read() {
     let engine = Engine::start().await;
     engine.answers.lock().metrics = Some(metrics(1, 5) + &"# x\n".repeat(50_000));
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[target("a", engine.address, false)]);
+    observer.observe(&[target("a", engine.address, false)]);
     let seen = observer.until("a", engine.address, "down", |seen| seen.down).await;
     assert_eq!(seen.sampled_at, None);
 }
@@ -242,18 +250,18 @@ async fn what_is_no_target_any_more_is_forgotten_and_a_moved_one_asked_anew() {
     let (one, two) = (Engine::start().await, Engine::start().await);
     let mut observer = observer(settings());
     let mut moved = target("a", one.address, false);
-    observer.scraper.set_targets(std::slice::from_ref(&moved));
+    observer.observe(std::slice::from_ref(&moved));
     observer
         .until("a", one.address, "first", |seen| seen.sampled_at.is_some())
         .await;
     Arc::make_mut(&mut moved).address = two.address;
     two.answers.lock().metrics = Some(metrics(2, 7));
-    observer.scraper.set_targets(std::slice::from_ref(&moved));
+    observer.observe(std::slice::from_ref(&moved));
     assert_eq!(observer.facts().pending.len(), 1, "another server is behind it");
     observer
         .until("a", one.address, "second", |seen| seen.fact.incarnation == 7000)
         .await;
-    observer.scraper.set_targets(&[]);
+    observer.observe(&[]);
     assert_eq!(observer.facts(), Default::default());
 }
 
@@ -271,7 +279,7 @@ async fn bounds_on_targets_and_scrapes_hold() {
         .enumerate()
         .map(|(n, e)| target(&n.to_string(), e.address, false))
         .collect();
-    observer.scraper.set_targets(&targets);
+    observer.observe(&targets);
     observer.until("0", engines[0].address, "down", |seen| seen.down).await;
     observer.until("1", engines[1].address, "down", |seen| seen.down).await;
     assert_eq!(engines[2].asked("/metrics"), 0);
@@ -294,7 +302,7 @@ async fn an_engine_that_speaks_tls_is_observed() {
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let engine = Engine::start_on("127.0.0.1:0".parse().unwrap(), Some(acceptor)).await;
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[target("a", engine.address, true)]);
+    observer.observe(&[target("a", engine.address, true)]);
     observer
         .until("a", engine.address, "a sample", |seen| seen.sample.waiting == Some(1))
         .await;
@@ -313,7 +321,7 @@ async fn a_connection_closed_while_idle_is_replaced_silently() {
         }
     });
     let mut observer = observer(settings());
-    observer.scraper.set_targets(&[target("a", address, false)]);
+    observer.observe(&[target("a", address, false)]);
     observer
         .until("a", address, "many samples", |seen| {
             seen.sampled_at.is_some() && answered.load(SeqCst) > 30

@@ -10,7 +10,7 @@ use filter::{Filter, PATIENCE, eventually, open, up};
 use kthena_controller::compile::EndpointKey;
 use kthena_controller::metrics;
 use kthena_controller::observe::Observation;
-use kthena_controller::publish::{Key, MAX_MESSAGE};
+use kthena_controller::publish::{Key, MAX_MESSAGE, by_key};
 use kthena_scheduler::state::proto::{
     Counted, Counts, Echo, Hello, Load, Placement, Placements, RequestCounts, ResourceType, Settlement, Settlements,
     from_filter,
@@ -31,7 +31,9 @@ async fn a_filter_waits_for_the_first_configuration_then_holds_all_of_it() {
             .is_err(),
         "no state is not an empty state"
     );
-    let generation = controller.hub.set_config(vec![route("ns/r", "m"), endpoints(&[1])]);
+    let generation = controller
+        .hub
+        .set_config(by_key(vec![route("ns/r", "m"), endpoints(&[1])]));
     filter.until("first state", |f| f.synced).await;
     assert_eq!(filter.held.len(), 3, "route, endpoints and their load");
     assert_eq!(filter.load(1), Some((0, 0)));
@@ -41,7 +43,7 @@ async fn a_filter_waits_for_the_first_configuration_then_holds_all_of_it() {
 #[tokio::test]
 async fn an_empty_configuration_is_a_complete_state_too() {
     let controller = start(settings()).await;
-    controller.hub.set_config(Vec::new());
+    controller.hub.set_config(by_key(Vec::new()));
     let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("first state", |f| f.synced).await;
     assert!(filter.held.is_empty());
@@ -52,7 +54,7 @@ async fn with_three_routes() -> (Controller, Filter) {
     let controller = start(settings()).await;
     controller
         .hub
-        .set_config(vec![route("ns/a", "1"), route("ns/b", "1"), route("ns/c", "1")]);
+        .set_config(by_key(vec![route("ns/a", "1"), route("ns/b", "1"), route("ns/c", "1")]));
     let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("first state", |f| f.synced).await;
     (controller, filter)
@@ -62,7 +64,9 @@ async fn with_three_routes() -> (Controller, Filter) {
 async fn only_what_changed_travels_and_what_is_gone_is_removed() {
     let (controller, mut filter) = with_three_routes().await;
     filter.received.clear();
-    controller.hub.set_config(vec![route("ns/a", "1"), route("ns/b", "2")]);
+    controller
+        .hub
+        .set_config(by_key(vec![route("ns/a", "1"), route("ns/b", "2")]));
     filter.until("c is gone", |f| f.held.len() == 2).await;
     assert_eq!(filter.received, [route("ns/b", "2").key]);
 }
@@ -73,7 +77,9 @@ async fn a_filter_that_returns_is_sent_what_differs_from_what_it_has() {
     let have = filter.have();
     let held = filter.held.clone();
     drop(filter);
-    controller.hub.set_config(vec![route("ns/a", "1"), route("ns/b", "2")]);
+    controller
+        .hub
+        .set_config(by_key(vec![route("ns/a", "1"), route("ns/b", "2")]));
 
     let mut filter = Filter::connect(&controller.address, "a", have).await;
     filter.held = held;
@@ -90,7 +96,7 @@ async fn one_refused_resource_keeps_the_rest_and_is_told() {
     let mut easy = Filter::connect(&controller.address, "easy", Vec::new()).await;
     let generation = controller
         .hub
-        .set_config(vec![route("ns/bad", "1"), route("ns/good", "1")]);
+        .set_config(by_key(vec![route("ns/bad", "1"), route("ns/good", "1")]));
     picky.until("state", |f| f.synced).await;
     easy.until("state", |f| f.synced).await;
     eventually("answers", || controller.hub.acknowledged(generation)).await;
@@ -104,7 +110,7 @@ async fn one_refused_resource_keeps_the_rest_and_is_told() {
     picky.refuses = None;
     let generation = controller
         .hub
-        .set_config(vec![route("ns/bad", "2"), route("ns/good", "1")]);
+        .set_config(by_key(vec![route("ns/bad", "2"), route("ns/good", "1")]));
     picky.until("mended", |f| f.held.len() == 2).await;
     easy.until("mended", |f| f.received.len() == 3).await;
     eventually("answers", || controller.hub.acknowledged(generation)).await;
@@ -120,7 +126,7 @@ async fn one_refused_resource_keeps_the_rest_and_is_told() {
 async fn a_large_resource_travels_in_parts() {
     let controller = start(settings()).await;
     let many: Vec<u64> = (0..20_000).collect();
-    controller.hub.set_config(vec![endpoints(&many)]);
+    controller.hub.set_config(by_key(vec![endpoints(&many)]));
     let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("state", |f| f.synced).await;
     assert_eq!(filter.held[&endpoints(&[]).key].1, endpoints(&many).body);
@@ -130,7 +136,7 @@ async fn a_large_resource_travels_in_parts() {
 #[tokio::test]
 async fn reports_are_summed_and_echoed_and_a_lost_origins_counts_go() {
     let controller = start(settings()).await;
-    controller.hub.set_config(vec![endpoints(&[1, 2])]);
+    controller.hub.set_config(by_key(vec![endpoints(&[1, 2])]));
     let mut one = Filter::connect(&controller.address, "one", Vec::new()).await;
     let mut two = Filter::connect(&controller.address, "two", Vec::new()).await;
     one.send(report("one", 1, true, &[(1, 3)])).await;
@@ -180,7 +186,7 @@ async fn a_filter_that_returns_in_time_keeps_its_counts() {
     let mut settings = settings();
     settings.reports.lost_after_ms = 60_000;
     let controller = start(settings).await;
-    controller.hub.set_config(vec![endpoints(&[1])]);
+    controller.hub.set_config(by_key(vec![endpoints(&[1])]));
     let one = Filter::connect(&controller.address, "one", Vec::new()).await;
     let mut watcher = Filter::connect(&controller.address, "watcher", Vec::new()).await;
     one.send(report("one", 1, true, &[(1, 3)])).await;
@@ -200,7 +206,7 @@ async fn a_filter_that_returns_in_time_keeps_its_counts() {
 #[tokio::test]
 async fn what_is_observed_reaches_the_filters_with_its_age() {
     let controller = start(settings()).await;
-    controller.hub.set_config(vec![endpoints(&[1])]);
+    controller.hub.set_config(by_key(vec![endpoints(&[1])]));
     let mut filter = Filter::connect(&controller.address, "a", Vec::new()).await;
     filter.until("state", |f| f.synced).await;
     let key = EndpointKey {
@@ -228,7 +234,7 @@ async fn what_is_observed_reaches_the_filters_with_its_age() {
 #[tokio::test]
 async fn placements_reach_the_others_and_newcomers_and_settlements_their_owner() {
     let controller = start(settings()).await;
-    controller.hub.set_config(vec![endpoints(&[1])]);
+    controller.hub.set_config(by_key(vec![endpoints(&[1])]));
     let mut one = Filter::connect(&controller.address, "one", Vec::new()).await;
     let mut two = Filter::connect(&controller.address, "two", Vec::new()).await;
     one.until("state", |f| f.synced).await;
@@ -262,11 +268,13 @@ async fn placements_reach_the_others_and_newcomers_and_settlements_their_owner()
 async fn a_slow_filter_skips_to_the_newest() {
     let controller = start(settings()).await;
     let body = "x".repeat(100_000);
-    controller.hub.set_config(vec![route("ns/r", &body)]);
+    controller.hub.set_config(by_key(vec![route("ns/r", &body)]));
     let mut slow = Filter::connect(&controller.address, "slow", Vec::new()).await;
     slow.until("state", |f| f.synced).await;
     for n in 0..500 {
-        controller.hub.set_config(vec![route("ns/r", &format!("{n}{body}"))]);
+        controller
+            .hub
+            .set_config(by_key(vec![route("ns/r", &format!("{n}{body}"))]));
         tokio::task::yield_now().await;
     }
     let newest = route("ns/r", &format!("499{body}"));
@@ -281,7 +289,7 @@ async fn two_hundred_filters_agree() {
     settings.max_subscribers = 200;
     settings.reports.lost_after_ms = 60_000;
     let controller = start(settings).await;
-    controller.hub.set_config(vec![endpoints(&[1])]);
+    controller.hub.set_config(by_key(vec![endpoints(&[1])]));
     let mut filters = Vec::new();
     for n in 0..200 {
         let filter = Filter::connect(&controller.address, &format!("f{n}"), Vec::new()).await;
@@ -301,7 +309,7 @@ async fn a_stream_that_breaks_the_rules_is_ended_with_a_reason() {
     let mut settings = settings();
     settings.ack_timeout_ms = 50;
     let controller = start(settings).await;
-    controller.hub.set_config(vec![endpoints(&[1])]);
+    controller.hub.set_config(by_key(vec![endpoints(&[1])]));
     let channel = Channel::from_shared(format!("http://{}", controller.address)).unwrap();
     let channel = channel.connect().await.unwrap();
 
@@ -326,7 +334,7 @@ async fn a_stream_that_breaks_the_rules_is_ended_with_a_reason() {
     let mut n = 0;
     let status = loop {
         n += 1;
-        controller.hub.set_config(vec![route("ns/r", &n.to_string())]);
+        controller.hub.set_config(by_key(vec![route("ns/r", &n.to_string())]));
         match timeout(PATIENCE, down.message()).await.unwrap() {
             Ok(message) => assert!(message.is_some()),
             Err(status) => break status,
@@ -339,7 +347,7 @@ async fn a_stream_that_breaks_the_rules_is_ended_with_a_reason() {
 #[tokio::test]
 async fn counts_are_answered_and_added_once_also_when_they_come_again_after_a_reconnect() {
     let controller = start(settings()).await;
-    controller.hub.set_config(vec![route("ns/r", "m")]);
+    controller.hub.set_config(by_key(vec![route("ns/r", "m")]));
     let counts = |origin: &str, sequence| {
         let requests = RequestCounts {
             model: "m".into(),

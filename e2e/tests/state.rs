@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
-use kthena_controller::publish::{Access, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, Tls};
+use kthena_controller::publish::{Access, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, Tls, by_key};
 use kthena_controller::requests;
 use kthena_e2e::authority::Authority;
 use kthena_e2e::scratch::Scratch;
@@ -58,7 +58,7 @@ async fn publisher(access: Access) -> Publisher {
         .unwrap();
     let port = server.local_addr().unwrap().port();
     tokio::spawn(server.run(std::future::pending()));
-    hub.set_config(everything());
+    hub.set_config(by_key(everything()));
     Publisher { port }
 }
 

@@ -28,3 +28,19 @@ pub struct Cluster {
     /// Bound of each try until the answer's headers, milliseconds; `None` = unbounded.
     pub timeout_ms: Option<u64>,
 }
+
+#[cfg(test)]
+impl Cluster {
+    /// A cluster of plain HTTP at these addresses.
+    pub(crate) fn of(name: &str, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            name: name.to_owned(),
+            server: String::new(),
+            endpoints: Arc::new(addresses.into_iter().collect()),
+            https: false,
+            retry_attempts: 0,
+            retry_interval_ms: 0,
+            timeout_ms: None,
+        }
+    }
+}

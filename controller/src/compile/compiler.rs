@@ -2,18 +2,25 @@
 //!
 //! What must always hold: what a change does not touch is not made anew, and the outcome is the same as if it were: a part is used again only where
 //! everything that it was made from is the same. Objects are compared by identity; which pods and endpoints changed is told ([`Touched`]).
+//! The time of a compilation grows with what a change touches, not with what there is: no loop here goes over all of anything, and all maps that
+//! leave are shared with the next ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::facts::{EndpointKey, Facts};
-use super::output::{CompiledResource, Output};
+use super::kin::Kin;
+use super::output::{Key, Output, Resource, Resources};
+use super::pool::Pools;
 use super::profile::DEFAULT;
+use super::selectors::Selectors;
 use super::server::{CompiledServer, ServerInput};
 use super::settings::Settings;
 use super::targets::Targets;
 use super::versions::{Judgement, Versions};
-use super::{Cluster, pool, route, server};
+use super::{Cluster, route, server};
 use crate::index::{Index, PodView};
 use crate::source::{Kind, ObjectKey};
 use crate::status::Status;
@@ -37,31 +44,33 @@ pub struct Compiler {
     servers: Versions<ModelServer>,
     providers: Versions<ExternalModelProvider>,
     compiled: BTreeMap<ObjectKey, CompiledServer>,
-    resources: BTreeMap<ResourceKey, CompiledResource>,
-    clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    selectors: Selectors,
+    kin: Kin,
+    pools: Pools,
     targets: Targets,
-    statuses: BTreeMap<ObjectKey, Arc<Status>>,
-    pools: Vec<ResourceKey>,
+    resources: Resources,
+    clusters: OrdMap<Arc<str>, Arc<Cluster>>,
+    statuses: OrdMap<ObjectKey, Arc<Status>>,
 }
-
-/// Type and name, in the order of the output.
-type ResourceKey = (i32, Arc<str>);
 
 impl Compiler {
     /// A compiler that has seen nothing yet.
     pub fn new(settings: Settings) -> Self {
-        let default = CompiledResource::new(ResourceType::Profile, DEFAULT, &settings.profiles.default_profile());
+        let profile = settings.profiles.default_profile();
+        let default = Resource::encode(Key::new(ResourceType::Profile, DEFAULT), &profile);
         Self {
             settings,
             routes: Versions::default(),
             servers: Versions::default(),
             providers: Versions::default(),
             compiled: BTreeMap::new(),
-            resources: BTreeMap::from([(key_of(&default), default)]),
-            clusters: BTreeMap::new(),
+            selectors: Selectors::default(),
+            kin: Kin::default(),
+            pools: Pools::default(),
             targets: Targets::default(),
-            statuses: BTreeMap::new(),
-            pools: Vec::new(),
+            resources: Resources::unit(default.key.clone(), default),
+            clusters: OrdMap::new(),
+            statuses: OrdMap::new(),
         }
     }
 
@@ -79,27 +88,26 @@ impl Compiler {
             errors: provider.validate(),
             warnings: provider.warnings(),
         });
-        let targets_changed = servers.came_or_went || providers.came_or_went;
         self.compile_servers(index, facts, servers.keys, touched);
-        if !routes.keys.is_empty() || targets_changed {
-            self.compile_routes(index, &routes.keys);
-        }
+        let backends = servers.came_or_went.iter().chain(&providers.came_or_went);
+        self.compile_routes(index, &routes.keys, backends);
         for key in &providers.keys {
             self.say(key, self.providers.status(key).cloned());
         }
-        self.compile_pools(index, facts);
+        self.pools.compile(index, facts, touched, &mut self.resources);
         self.output(index)
     }
 
     fn compile_servers(&mut self, index: &Index, facts: &Facts, changed: BTreeSet<ObjectKey>, touched: &Touched) {
         let mut stale = changed;
-        for (key, server) in self.servers.in_force() {
-            let labels = &server.spec.workload_selector.match_labels;
-            let selects = |pod: &Arc<PodView>| pod.namespace == key.namespace && pod.has_labels(labels);
-            if !stale.contains(key) && touched.pods.iter().any(selects) {
-                stale.insert(key.clone());
-            }
+        for key in &stale {
+            let labels = self
+                .servers
+                .get(key)
+                .map(|server| &server.spec.workload_selector.match_labels);
+            self.selectors.set(key, labels);
         }
+        stale.extend(touched.pods.iter().flat_map(|pod| self.selectors.of(pod)));
         for endpoint in &touched.endpoints {
             stale.extend(self.targets.servers(endpoint).cloned());
         }
@@ -119,7 +127,7 @@ impl Compiler {
                     settings: &self.settings,
                 });
                 for resource in &after.resources {
-                    self.resources.insert(key_of(resource), resource.clone());
+                    self.resources.insert(resource.key.clone(), resource.clone());
                 }
                 self.clusters
                     .insert(Arc::from(after.cluster.name.as_str()), Arc::clone(&after.cluster));
@@ -138,25 +146,37 @@ impl Compiler {
 
     fn forget(&mut self, server: &CompiledServer) {
         for resource in &server.resources {
-            self.resources.remove(&key_of(resource));
+            self.resources.remove(&resource.key);
         }
         self.clusters.remove(server.cluster.name.as_str());
     }
 
-    /// All of them: what one route gets depends on those that share a name with it.
-    fn compile_routes(&mut self, index: &Index, changed: &BTreeSet<ObjectKey>) {
+    /// Those that changed, and those that are tied to what changed.
+    fn compile_routes<'a>(
+        &mut self,
+        index: &Index,
+        changed: &BTreeSet<ObjectKey>,
+        backends: impl Iterator<Item = &'a ObjectKey>,
+    ) {
+        let mut stale: BTreeSet<ObjectKey> = backends.flat_map(|backend| self.kin.to(backend)).cloned().collect();
         for key in changed {
-            let resource: ResourceKey = (ResourceType::Route as i32, Arc::from(key.full_name()));
-            self.resources.remove(&resource);
-            if self.routes.get(key).is_none() {
+            stale.extend(self.kin.sharing(key).cloned());
+            let route = self.routes.get(key);
+            self.kin.set(key, route.map(|route| &**route));
+            if route.is_some() {
+                stale.insert(key.clone());
+            } else {
+                let resource = Key::new(ResourceType::Route, key.full_name());
+                self.resources.remove(&resource);
                 let status = self.routes.status(key).cloned();
                 self.say(key, status);
             }
         }
-        let mut ordered: Vec<route::Ordered<'_>> = self
-            .routes
-            .in_force()
-            .filter_map(|(key, object)| {
+        let stale = self.kin.of(stale);
+        let mut ordered: Vec<route::Ordered<'_>> = stale
+            .iter()
+            .filter_map(|key| {
+                let object = self.routes.get(key)?;
                 let order = &index.route(key)?.origin.order;
                 Some(route::Ordered { order, key, object })
             })
@@ -167,7 +187,9 @@ impl Compiler {
         let mut statuses = Vec::with_capacity(ordered.len());
         for ((route, rank), issues) in ordered.iter().zip(ranks).zip(unreachable) {
             let resource = route::compile(route, rank);
-            self.resources.insert(key_of(&resource), resource);
+            if self.resources.get(&resource.key) != Some(&resource) {
+                self.resources.insert(resource.key.clone(), resource);
+            }
             if let Some(status) = self.routes.status(route.key) {
                 let mut status = status.clone();
                 status.warnings.extend(issues);
@@ -177,17 +199,6 @@ impl Compiler {
         }
         for (key, status) in statuses {
             self.say(&key, Some(status));
-        }
-    }
-
-    fn compile_pools(&mut self, index: &Index, facts: &Facts) {
-        for key in std::mem::take(&mut self.pools) {
-            self.resources.remove(&key);
-        }
-        for (key, entry) in index.pools() {
-            let resource = pool::compile(key, &entry.object, index, facts);
-            self.pools.push(key_of(&resource));
-            self.resources.insert(key_of(&resource), resource);
         }
     }
 
@@ -210,10 +221,10 @@ impl Compiler {
             _ => unreadable(index, self.statuses.clone()),
         };
         Output {
-            resources: self.resources.values().cloned().collect(),
-            clusters: self.clusters.values().cloned().collect(),
+            resources: self.resources.clone(),
+            clusters: self.clusters.clone(),
             targets: self.targets.all(),
-            statuses: statuses.into_iter().collect(),
+            statuses,
         }
     }
 
@@ -227,10 +238,6 @@ impl Compiler {
         self.servers = old.servers.unjudged();
         self.providers = old.providers.unjudged();
     }
-}
-
-fn key_of(resource: &CompiledResource) -> ResourceKey {
-    (resource.kind as i32, Arc::clone(&resource.name))
 }
 
 fn judge_server(settings: &Settings, key: &ObjectKey, server: &ModelServer) -> Judgement {
@@ -255,23 +262,22 @@ fn with_pods(mut status: Status, compiled: &CompiledServer) -> Status {
 }
 
 /// A document that cannot be read speaks of its object, which goes on as it was.
-fn unreadable(index: &Index, mut statuses: BTreeMap<ObjectKey, Arc<Status>>) -> BTreeMap<ObjectKey, Arc<Status>> {
+fn unreadable(index: &Index, mut statuses: OrdMap<ObjectKey, Arc<Status>>) -> OrdMap<ObjectKey, Arc<Status>> {
     for problem in index.problems() {
         let Some(key) = problem.key.as_ref().filter(|key| key.kind != Kind::Pod) else {
             continue;
         };
-        let status = statuses.entry(key.clone()).or_insert_with(|| {
-            Arc::new(Status {
-                place: problem.place.clone(),
-                ..Status::default()
-            })
+        let known = statuses.get(key).map(|status| Status::clone(status));
+        let mut status = known.unwrap_or_else(|| Status {
+            place: problem.place.clone(),
+            ..Status::default()
         });
-        let status = Arc::make_mut(status);
         status.accepted = false;
         status.errors.push(FieldIssue::new(
             problem.field.clone(),
             format!("{} ({})", problem.message, problem.place),
         ));
+        statuses.insert(key.clone(), Arc::new(status));
     }
     statuses
 }

@@ -4,45 +4,74 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use imbl::OrdMap;
 use kthena_gateway_api::InferenceEngine;
 use kthena_scheduler::state::proto::ResourceType;
 
 use super::cluster::Cluster;
+use super::facts::EndpointKey;
 use crate::source::ObjectKey;
 use crate::status::Status;
 
-/// Everything that follows from the objects and the facts at one moment.
+/// Everything that follows from the objects and the facts at one moment. Two of them share what is the same in both, so that they are cheap to
+/// keep and to compare.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
-    /// For the filters, sorted by type and name.
-    pub resources: Vec<CompiledResource>,
-    /// For Envoy, sorted by name.
-    pub clusters: Vec<Arc<Cluster>>,
-    /// Whom to observe, sorted by pod and port; one entry a port of a pod.
-    pub targets: Vec<Arc<ScrapeTarget>>,
-    /// What is to be said of each object, sorted by key. Pods have none.
-    pub statuses: Vec<(ObjectKey, Arc<Status>)>,
+    /// For the filters.
+    pub resources: Resources,
+    /// For Envoy, by name.
+    pub clusters: OrdMap<Arc<str>, Arc<Cluster>>,
+    /// Whom to observe; one entry a port of a pod.
+    pub targets: OrdMap<EndpointKey, Arc<ScrapeTarget>>,
+    /// What is to be said of each object. Pods have none.
+    pub statuses: OrdMap<ObjectKey, Arc<Status>>,
 }
 
-/// One resource of the state protocol, serialised.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CompiledResource {
+/// What a resource of the state protocol is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
     /// Its type.
     pub kind: ResourceType,
     /// `namespace/name`, or "default" for the global profile.
     pub name: Arc<str>,
+}
+
+/// A resource of the state protocol, serialised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// What it is called.
+    pub key: Key,
     /// XXH3-64 of the body.
     pub version: u64,
-    /// The protobuf message of the type.
+    /// The protobuf message of the type, shared by all subscribers.
     pub body: Bytes,
 }
 
-impl CompiledResource {
-    pub(super) fn new(kind: ResourceType, name: &str, message: &impl prost::Message) -> Self {
-        let body = Bytes::from(message.encode_to_vec());
+/// Resources by key.
+pub type Resources = OrdMap<Key, Resource>;
+
+/// Resources by key; of several with one key the last.
+pub fn by_key(resources: impl IntoIterator<Item = Resource>) -> Resources {
+    let keyed = |resource: Resource| (resource.key.clone(), resource);
+    resources.into_iter().map(keyed).collect()
+}
+
+impl Key {
+    /// A key from its parts.
+    pub fn new(kind: ResourceType, name: impl Into<Arc<str>>) -> Self {
         Self {
             kind,
-            name: Arc::from(name),
+            name: name.into(),
+        }
+    }
+}
+
+impl Resource {
+    /// Encodes a message as a resource; its version follows from its content.
+    pub fn encode(key: Key, message: &impl prost::Message) -> Self {
+        let body = Bytes::from(message.encode_to_vec());
+        Self {
+            key,
             version: twox_hash::XxHash3_64::oneshot(&body),
             body,
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use kthena_gateway_api::{FieldIssue, ModelMatch, ModelRoute, RouteRule, StringMatch, TargetModel};
 use kthena_scheduler::state::proto::{self, ResourceType};
 
-use super::output::CompiledResource;
+use super::output::{Key, Resource};
 use crate::index::Index;
-use crate::source::{ObjectKey, OrderKey};
+use crate::source::{Kind, ObjectKey, OrderKey};
 
 /// A route with what decides its place.
 pub(super) struct Ordered<'a> {
@@ -19,17 +19,35 @@ pub(super) struct Ordered<'a> {
 
 impl Ordered<'_> {
     fn model_name(&self) -> Option<&str> {
-        self.object.spec.model_name.as_deref().filter(|name| !name.is_empty())
+        model_name(self.object)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
-        let adapters = self.object.spec.lora_adapters.iter().map(String::as_str);
-        self.model_name().into_iter().chain(adapters)
+        names(self.object)
     }
 
     fn catch_all(&self) -> Option<usize> {
         self.object.spec.rules.iter().position(RouteRule::is_catch_all)
     }
+}
+
+fn model_name(route: &ModelRoute) -> Option<&str> {
+    route.spec.model_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// The names that a route serves: its model's and its adapters'.
+pub(super) fn names(route: &ModelRoute) -> impl Iterator<Item = &str> {
+    let adapters = route.spec.lora_adapters.iter().map(String::as_str);
+    model_name(route).into_iter().chain(adapters)
+}
+
+/// Where a route of this namespace sends requests, whether or not there is such an object.
+pub(super) fn backends(namespace: &str, route: &ModelRoute) -> impl Iterator<Item = ObjectKey> {
+    let targets = route.spec.rules.iter().flat_map(|rule| &rule.target_models);
+    targets.filter_map(backend).map(move |(backend, _)| match backend {
+        Backend::Server(name) => ObjectKey::new(Kind::ModelServer, namespace, name),
+        Backend::Provider(name) => ObjectKey::new(Kind::ExternalModelProvider, namespace, name),
+    })
 }
 
 /// The rank of each of the routes, which come in order. Only routes that share a name are compared, so a rank counts those
@@ -138,7 +156,7 @@ pub(super) fn unresolved(route: &Ordered<'_>, index: &Index) -> Vec<FieldIssue> 
 }
 
 /// The resource of a route that has been judged good.
-pub(super) fn compile(route: &Ordered<'_>, rank: u64) -> CompiledResource {
+pub(super) fn compile(route: &Ordered<'_>, rank: u64) -> Resource {
     let name = route.key.full_name();
     let spec = &route.object.spec;
     let message = proto::ModelRoute {
@@ -152,7 +170,7 @@ pub(super) fn compile(route: &Ordered<'_>, rank: u64) -> CompiledResource {
             .collect(),
         rank,
     };
-    CompiledResource::new(ResourceType::Route, &name, &message)
+    Resource::encode(Key::new(ResourceType::Route, name), &message)
 }
 
 fn compile_rule(namespace: &str, rule: &RouteRule) -> proto::Rule {

@@ -9,7 +9,7 @@ use kthena_scheduler::state::proto::{self, ResourceType};
 
 use super::cluster::{Cluster, cluster_name};
 use super::facts::{EndpointKey, Facts, incarnation};
-use super::output::CompiledResource;
+use super::output::{Key, Resource};
 use super::settings::Settings;
 use crate::index::{Eligibility, Index, PodView};
 use crate::source::ObjectKey;
@@ -30,7 +30,7 @@ pub(super) struct ServerInput<'a> {
 #[derive(Debug)]
 pub(super) struct CompiledServer {
     pub(super) engine: InferenceEngine,
-    pub(super) resources: Vec<CompiledResource>,
+    pub(super) resources: Vec<Resource>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) endpoints: Vec<EndpointOf>,
     pub(super) counts: EndpointCounts,
@@ -58,13 +58,13 @@ pub(super) fn compile(input: &ServerInput<'_>) -> CompiledServer {
     let mut pods = Pods::select(input, port);
     let (server, cluster) = configuration(input, &name, port, &pods.endpoints);
     let mut resources = vec![
-        CompiledResource::new(ResourceType::Server, &name, &server),
-        CompiledResource::new(ResourceType::Endpoints, &name, &message(&pods.endpoints, input.facts)),
+        resource(&name, ResourceType::Server, &server),
+        resource(&name, ResourceType::Endpoints, &message(&pods.endpoints, input.facts)),
     ];
     if let Some(block) = &spec.scheduling
         && let Ok((profile, _)) = input.settings.profiles.of_server(&name, block)
     {
-        resources.push(CompiledResource::new(ResourceType::Profile, &name, &profile));
+        resources.push(resource(&name, ResourceType::Profile, &profile));
     }
     CompiledServer {
         engine: spec.inference_engine,
@@ -75,6 +75,10 @@ pub(super) fn compile(input: &ServerInput<'_>) -> CompiledServer {
         warnings: std::mem::take(&mut pods.warnings),
         endpoints: pods.endpoints,
     }
+}
+
+fn resource(name: &str, kind: ResourceType, message: &impl prost::Message) -> Resource {
+    Resource::encode(Key::new(kind, name), message)
 }
 
 fn configuration(

@@ -1,20 +1,22 @@
 //! Whom to observe.
 //!
 //! What must always hold: one target a port of a pod, even where several ModelServers select it; where they differ on the engine or on TLS, the
-//! first by name counts. Only what a change touches is made anew.
+//! first by name counts. Only what a change touches is made anew, in a time that grows with what it touches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use super::facts::EndpointKey;
 use super::output::ScrapeTarget;
-use super::server::CompiledServer;
+use super::server::{CompiledServer, EndpointOf};
 use crate::source::ObjectKey;
 
 #[derive(Debug, Default)]
 pub(super) struct Targets {
     by_endpoint: BTreeMap<EndpointKey, BTreeSet<ObjectKey>>,
-    targets: BTreeMap<EndpointKey, Arc<ScrapeTarget>>,
+    targets: OrdMap<EndpointKey, Arc<ScrapeTarget>>,
 }
 
 impl Targets {
@@ -51,8 +53,15 @@ impl Targets {
 
     /// Makes the targets of these endpoints anew.
     pub(super) fn settle(&mut self, endpoints: &BTreeSet<EndpointKey>, compiled: &BTreeMap<ObjectKey, CompiledServer>) {
+        let mut members: HashMap<&ObjectKey, Members<'_>> = HashMap::new();
         for endpoint in endpoints {
-            match self.target(endpoint, compiled) {
+            let servers = self.by_endpoint.get(endpoint);
+            let first = servers.and_then(|servers| compiled.get_key_value(servers.first()?));
+            let target = first.zip(servers).and_then(|((key, first), servers)| {
+                let members = members.entry(key).or_insert_with(|| members_of(first));
+                Some(target(endpoint, servers, first, members.get(endpoint)?))
+            });
+            match target {
                 None => {
                     self.targets.remove(endpoint);
                 }
@@ -66,24 +75,34 @@ impl Targets {
     }
 
     /// All, by endpoint.
-    pub(super) fn all(&self) -> Vec<Arc<ScrapeTarget>> {
-        self.targets.values().cloned().collect()
+    pub(super) fn all(&self) -> OrdMap<EndpointKey, Arc<ScrapeTarget>> {
+        self.targets.clone()
     }
+}
 
-    fn target(&self, endpoint: &EndpointKey, compiled: &BTreeMap<ObjectKey, CompiledServer>) -> Option<ScrapeTarget> {
-        let servers = self.by_endpoint.get(endpoint)?;
-        let first = compiled.get(servers.first()?)?;
-        let found = first.endpoints.iter().find(|found| found.key == *endpoint)?;
-        Some(ScrapeTarget {
-            uid: endpoint.uid.clone(),
-            port: endpoint.port,
-            endpoint: found.id,
-            address: found.address,
-            start: found.start,
-            pod: found.pod.clone(),
-            engine: first.engine,
-            https: first.cluster.https,
-            servers: servers.iter().map(ObjectKey::full_name).collect(),
-        })
+/// The endpoints of a ModelServer, to look up.
+type Members<'a> = HashMap<&'a EndpointKey, &'a EndpointOf>;
+
+fn members_of(server: &CompiledServer) -> Members<'_> {
+    let endpoints = server.endpoints.iter();
+    endpoints.map(|endpoint| (&endpoint.key, endpoint)).collect()
+}
+
+fn target(
+    endpoint: &EndpointKey,
+    servers: &BTreeSet<ObjectKey>,
+    first: &CompiledServer,
+    found: &EndpointOf,
+) -> ScrapeTarget {
+    ScrapeTarget {
+        uid: endpoint.uid.clone(),
+        port: endpoint.port,
+        endpoint: found.id,
+        address: found.address,
+        start: found.start,
+        pod: found.pod.clone(),
+        engine: first.engine,
+        https: first.cluster.https,
+        servers: servers.iter().map(ObjectKey::full_name).collect(),
     }
 }

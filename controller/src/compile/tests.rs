@@ -24,13 +24,17 @@ fn compile(index: &Index) -> Output {
 }
 
 fn body<M: Message + Default>(output: &Output, kind: ResourceType, name: &str) -> Option<M> {
-    let resource = output.resources.iter().find(|r| r.kind == kind && &*r.name == name)?;
+    let resource = output.resources.get(&Key::new(kind, name))?;
     Some(M::decode(&*resource.body).unwrap())
 }
 
 fn status<'o>(output: &'o Output, kind: Kind, name: &str) -> &'o crate::status::Status {
     let key = ObjectKey::new(kind, "default", name);
-    &output.statuses.iter().find(|(of, _)| *of == key).unwrap().1
+    &output.statuses[&key]
+}
+
+fn first<K: Ord, V>(map: &imbl::OrdMap<K, V>) -> &V {
+    map.values().next().unwrap()
 }
 
 fn to(target: &str) -> serde_json::Value {
@@ -69,7 +73,7 @@ fn a_route_a_server_and_its_pods_become_resources_a_cluster_and_targets() {
     facts.endpoints.insert(key.clone(), fact.into());
     let output = Compiler::new(Settings::default()).compile(&index, &facts, &Touched::default());
 
-    let kinds: Vec<_> = output.resources.iter().map(|r| (r.kind, &*r.name)).collect();
+    let kinds: Vec<_> = output.resources.keys().map(|key| (key.kind, &*key.name)).collect();
     assert_eq!(
         kinds,
         [
@@ -118,14 +122,14 @@ fn a_route_a_server_and_its_pods_become_resources_a_cluster_and_targets() {
     );
     assert!(endpoints.endpoints.iter().any(|e| e.address == "[fd00::1]:9000"));
 
-    let cluster = &output.clusters[0];
+    let cluster = first(&output.clusters);
     assert_eq!(
         (cluster.name.as_str(), cluster.https, cluster.endpoints.len()),
         ("model-server/default/m/9000", true, 2)
     );
-    let servers: Vec<_> = output.targets.iter().map(|target| target.servers.clone()).collect();
+    let servers: Vec<_> = output.targets.values().map(|target| target.servers.clone()).collect();
     assert_eq!(servers, [["default/m"], ["default/m"]]);
-    assert_eq!(output.targets[0].endpoint, a.id);
+    assert_eq!(first(&output.targets).endpoint, a.id);
     assert_eq!(
         status(&output, Kind::ModelServer, "m")
             .endpoints
@@ -165,12 +169,12 @@ fn a_bad_version_leaves_the_last_good_one_in_force() {
         body::<proto::ModelServer>(&before, ResourceType::Server, "default/m"),
         body::<proto::ModelServer>(&after, ResourceType::Server, "default/m"),
     );
-    assert_eq!(after.clusters[0].endpoints.len(), 2);
+    assert_eq!(first(&after.clusters).endpoints.len(), 2);
     let old = status(&after, Kind::ModelServer, "m");
     assert!(!old.accepted && old.serving && old.errors[0].path == "spec.workloadPort.port");
     let new = status(&after, Kind::ModelServer, "new");
     assert!(!new.accepted && !new.serving);
-    assert!(!after.resources.iter().any(|r| &*r.name == "default/new"));
+    assert!(!after.resources.keys().any(|key| &*key.name == "default/new"));
 
     index.apply(Event::Delete(ObjectKey::new(Kind::ModelServer, "default", "m")));
     let gone = compiler.compile(&index, &Facts::default(), &Touched::default());
@@ -256,7 +260,7 @@ fn of_two_pods_at_one_address_one_serves() {
         pod("a", "m", "10.0.0.1"),
         pod("b", "m", "10.0.0.1"),
     ]));
-    assert_eq!(output.clusters[0].endpoints.len(), 1);
+    assert_eq!(first(&output.clusters).endpoints.len(), 1);
     let told = &status(&output, Kind::ModelServer, "m").warnings[0].message;
     assert!(told.contains("pods a and b"), "{told}");
 }
@@ -273,25 +277,24 @@ fn with_a_pd_group_the_decode_pods_serve() {
         pod_with("d", json!({"app": "m", "g": "1", "role": "d"}), "10.0.0.2"),
         pod_with("loose", json!({"app": "m", "g": "", "role": "d"}), "10.0.0.3"),
     ]));
-    assert_eq!(*output.clusters[0].endpoints, ["10.0.0.2:8000".parse().unwrap()].into());
+    assert_eq!(
+        *first(&output.clusters).endpoints,
+        ["10.0.0.2:8000".parse().unwrap()].into()
+    );
 }
 
 #[test]
 fn a_pod_of_two_servers_is_observed_once() {
     let output = compile(&index([server("m", "m"), server("n", "m"), pod("a", "m", "10.0.0.1")]));
     assert_eq!(output.targets.len(), 1);
-    assert_eq!(output.targets[0].servers, ["default/m", "default/n"]);
+    assert_eq!(first(&output.targets).servers, ["default/m", "default/n"]);
 }
 
 #[test]
 fn a_pools_endpoints_are_its_ready_pods_at_each_of_its_ports() {
     let pool = crate::source::fixtures::pool("p", "m", &[8000, 8001]);
     let output = compile(&index([pool, pod("a", "m", "10.0.0.1"), pod("b", "other", "10.0.0.2")]));
-    let of_pool = output
-        .resources
-        .iter()
-        .find(|resource| &*resource.name == "inference-pool/default/p")
-        .unwrap();
+    let of_pool = &output.resources[&Key::new(ResourceType::Endpoints, "inference-pool/default/p")];
     let endpoints = proto::Endpoints::decode(of_pool.body.clone()).unwrap().endpoints;
     let mut addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
     addresses.sort_unstable();

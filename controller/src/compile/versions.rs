@@ -1,15 +1,17 @@
 //! The newest version of each object of a kind, judged, and the newest that could be accepted.
 //!
-//! What must always hold: an object that is the same as at the last look (the very same, not an equal one) is not judged again; the version in force is
-//! the newest that was accepted, and goes when the object goes.
+//! What must always hold: an object that is the same as at the last look (the very same, not an equal one) is neither looked at nor judged again;
+//! the version in force is the newest that was accepted, and goes when the object goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use kthena_gateway_api::FieldIssue;
 
 use crate::index::Entry;
-use crate::source::{ObjectKey, Origin};
+use crate::source::ObjectKey;
 use crate::status::Status;
 
 /// What is found when an object is judged.
@@ -26,20 +28,19 @@ pub(super) struct Judgement {
 pub(super) struct Change {
     /// Objects that are new, different, or gone.
     pub(super) keys: BTreeSet<ObjectKey>,
-    /// Whether one is new or gone.
-    pub(super) came_or_went: bool,
+    /// Those of them that are new or gone.
+    pub(super) came_or_went: BTreeSet<ObjectKey>,
 }
 
 #[derive(Debug)]
 pub(super) struct Versions<T> {
+    /// All objects at the last look.
+    seen: OrdMap<ObjectKey, Entry<T>>,
     by_key: BTreeMap<ObjectKey, Version<T>>,
 }
 
 #[derive(Debug)]
 struct Version<T> {
-    /// `None` = to be judged anew.
-    newest: Option<Arc<T>>,
-    origin: Origin,
     status: Status,
     in_force: Option<Arc<T>>,
 }
@@ -47,6 +48,7 @@ struct Version<T> {
 impl<T> Default for Versions<T> {
     fn default() -> Self {
         Self {
+            seen: OrdMap::new(),
             by_key: BTreeMap::new(),
         }
     }
@@ -56,25 +58,30 @@ impl<T> Versions<T> {
     /// Takes in all objects there are.
     pub(super) fn take_in(
         &mut self,
-        objects: &BTreeMap<ObjectKey, Entry<T>>,
+        objects: &OrdMap<ObjectKey, Entry<T>>,
         judge: impl Fn(&ObjectKey, &T) -> Judgement,
     ) -> Change {
         let mut change = Change::default();
-        for (key, entry) in objects {
-            let old = self.by_key.get(key);
-            if old.is_some_and(|old| old.is_of(entry)) {
-                continue;
-            }
-            change.came_or_went |= old.is_none();
+        let seen = std::mem::replace(&mut self.seen, objects.clone());
+        for difference in seen.diff(objects) {
+            let key = match difference {
+                DiffItem::Add(key, entry) | DiffItem::Update { new: (key, entry), .. } => {
+                    let before = self.by_key.remove(key);
+                    if before.is_none() {
+                        change.came_or_went.insert(key.clone());
+                    }
+                    let before = before.and_then(|before| before.in_force);
+                    let version = Version::judged(entry, judge(key, &entry.object), before);
+                    self.by_key.insert(key.clone(), version);
+                    key
+                }
+                DiffItem::Remove(key, _) => {
+                    self.by_key.remove(key);
+                    change.came_or_went.insert(key.clone());
+                    key
+                }
+            };
             change.keys.insert(key.clone());
-            let before = old.and_then(|old| old.in_force.clone());
-            let version = Version::judged(entry, judge(key, &entry.object), before);
-            self.by_key.insert(key.clone(), version);
-        }
-        if self.by_key.len() > objects.len() {
-            change.came_or_went = true;
-            let gone = self.by_key.extract_if(.., |key, _| !objects.contains_key(key));
-            change.keys.extend(gone.map(|(key, _)| key));
         }
         change
     }
@@ -84,13 +91,6 @@ impl<T> Versions<T> {
         self.by_key.get(key)?.in_force.as_ref()
     }
 
-    /// The versions in force, by key.
-    pub(super) fn in_force(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<T>)> {
-        self.by_key
-            .iter()
-            .filter_map(|(key, version)| Some((key, version.in_force.as_ref()?)))
-    }
-
     /// What was found when the newest version was judged.
     pub(super) fn status(&self, key: &ObjectKey) -> Option<&Status> {
         Some(&self.by_key.get(key)?.status)
@@ -98,8 +98,16 @@ impl<T> Versions<T> {
 
     /// The same, to be judged anew.
     #[cfg(test)]
-    pub(super) fn unjudged(mut self) -> Self {
-        self.by_key.values_mut().for_each(|version| version.newest = None);
+    pub(super) fn unjudged(mut self) -> Self
+    where
+        T: Clone,
+    {
+        let others = self.seen.iter().map(|(key, entry)| {
+            let object = Arc::new(T::clone(&entry.object));
+            let origin = entry.origin.clone();
+            (key.clone(), Entry { object, origin })
+        });
+        self.seen = others.collect();
         self
     }
 }
@@ -112,19 +120,6 @@ impl<T> Version<T> {
             false => before,
         };
         status.serving = in_force.is_some();
-        Self {
-            newest: Some(Arc::clone(&entry.object)),
-            origin: entry.origin.clone(),
-            status,
-            in_force,
-        }
-    }
-
-    fn is_of(&self, entry: &Entry<T>) -> bool {
-        let same = self
-            .newest
-            .as_ref()
-            .is_some_and(|newest| Arc::ptr_eq(newest, &entry.object));
-        same && self.origin == entry.origin
+        Self { status, in_force }
     }
 }

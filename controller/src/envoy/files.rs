@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use imbl::ordmap::DiffItem;
+
 use super::json;
 use super::rollout::Clusters;
 
@@ -44,34 +46,38 @@ impl Files {
     pub fn write(&mut self, clusters: &Clusters) -> io::Result<usize> {
         let said = self.said.take();
         let written = match &said {
-            Some(said) if same_list(said, clusters) => self.write_members(clusters, Some(said))?,
-            _ => self.write_all(clusters)?,
+            Some(said) if same_list(said, clusters) => self.write_members(said, clusters)?,
+            _ => self.write_all(&said.unwrap_or_default(), clusters)?,
         };
         self.said = Some(clusters.clone());
         Ok(written)
     }
 
     /// The endpoint files whose content differs from what is said.
-    fn write_members(&mut self, clusters: &Clusters, said: Option<&Clusters>) -> io::Result<usize> {
+    fn write_members(&mut self, said: &Clusters, clusters: &Clusters) -> io::Result<usize> {
         let mut written = 0;
-        for (name, members) in clusters {
-            if said.and_then(|said| said.get(name)) == Some(members) {
-                continue;
+        for difference in said.diff(clusters) {
+            if let DiffItem::Add(name, cluster)
+            | DiffItem::Update {
+                new: (name, cluster), ..
+            } = difference
+            {
+                let path = self.folder.join("eds").join(json::file_name(name));
+                written += usize::from(self.replace(&path, json::endpoint_list(cluster))?);
             }
-            let path = self.folder.join("eds").join(json::file_name(name));
-            written += usize::from(self.replace(&path, json::endpoint_list(name, members))?);
         }
         Ok(written)
     }
 
-    fn write_all(&mut self, clusters: &Clusters) -> io::Result<usize> {
+    /// Envoy reads the list of clusters whole, so this takes a time that grows with it.
+    fn write_all(&mut self, said: &Clusters, clusters: &Clusters) -> io::Result<usize> {
         let endpoints = self.folder.join("eds");
-        let mut written = self.write_members(clusters, None)?;
+        let mut written = self.write_members(said, clusters)?;
         let named: BTreeSet<_> = clusters
             .keys()
             .map(|name| endpoints.join(json::file_name(name)))
             .collect();
-        let list = json::cluster_list(clusters.iter(), &self.folder);
+        let list = json::cluster_list(clusters.values().map(|cluster| &**cluster), &self.folder);
         written += usize::from(self.replace(&self.folder.join("cds.json"), list)?);
         for entry in std::fs::read_dir(&endpoints)? {
             let path = entry?.path();
@@ -102,27 +108,29 @@ impl Files {
 
 /// Whether the list of clusters is the same: who is in it, not where their endpoints are.
 fn same_list(one: &Clusters, other: &Clusters) -> bool {
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(other)
-            .all(|((name, members), (other, theirs))| name == other && members.https == theirs.https)
+    one.diff(other).all(|difference| match difference {
+        DiffItem::Update {
+            old: (_, old),
+            new: (_, new),
+        } => old.https == new.https,
+        DiffItem::Add(..) | DiffItem::Remove(..) => false,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::rollout::Endpoints;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::compile::Cluster;
 
     fn clusters(names: &[(&str, &[&str])]) -> Clusters {
-        let members = |addresses: &[&str]| Endpoints {
-            https: false,
-            addresses: std::sync::Arc::new(addresses.iter().map(|address| address.parse().unwrap()).collect()),
+        let cluster = |(name, addresses): &(&str, &[&str])| {
+            let name = format!("model-server/ns/{name}/80");
+            let addresses = addresses.iter().map(|address| address.parse().unwrap());
+            (Arc::from(name.as_str()), Arc::new(Cluster::of(&name, addresses)))
         };
-        names
-            .iter()
-            .map(|(name, addresses)| (format!("model-server/ns/{name}/80"), members(addresses)))
-            .collect()
+        names.iter().map(cluster).collect()
     }
 
     #[test]

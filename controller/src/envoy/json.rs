@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::rollout::Endpoints;
+use crate::compile::Cluster;
 
 /// Metadata namespace and key, and header, that carry the decision's list of endpoints.
 const DESTINATION: &str = "x-gateway-destination-endpoint";
@@ -38,19 +38,16 @@ pub(super) fn file_name(cluster: &str) -> String {
 }
 
 /// The file that lists all clusters.
-pub(super) fn cluster_list<'a>(clusters: impl Iterator<Item = (&'a String, &'a Endpoints)>, folder: &Path) -> Vec<u8> {
-    let clusters: Vec<_> = clusters
-        .map(|(name, endpoints)| cluster(name, endpoints.https, folder))
-        .collect();
-    document(clusters)
+pub(super) fn cluster_list<'a>(clusters: impl Iterator<Item = &'a Cluster>, folder: &Path) -> Vec<u8> {
+    document(clusters.map(|one| cluster(&one.name, one.https, folder)).collect())
 }
 
 /// The file that lists the endpoints of one cluster.
-pub(super) fn endpoint_list(cluster: &str, endpoints: &Endpoints) -> Vec<u8> {
-    let endpoints: Vec<_> = endpoints.addresses.iter().map(endpoint).collect();
+pub(super) fn endpoint_list(cluster: &Cluster) -> Vec<u8> {
+    let endpoints: Vec<_> = cluster.endpoints.iter().map(endpoint).collect();
     let list = json!({
         "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": cluster,
+        "cluster_name": cluster.name,
         "endpoints": [{"lb_endpoints": endpoints}],
     });
     document(vec![list])
@@ -149,11 +146,11 @@ mod tests {
     const NAME: &str = "model-server/default/llama/8000";
     const SECURE: &str = "model-server/default/secure/8443";
 
-    fn endpoints(port: u16, https: bool) -> Endpoints {
+    fn of(name: &str, port: u16, https: bool) -> Cluster {
         let addresses = [2, 3].map(|host| SocketAddr::from(([127, 0, 0, host], port)));
-        Endpoints {
+        Cluster {
             https,
-            addresses: std::sync::Arc::new(addresses.into()),
+            ..Cluster::of(name, addresses)
         }
     }
 
@@ -168,15 +165,13 @@ mod tests {
 
     #[test]
     fn files_have_the_form_that_envoy_was_tested_with() {
-        let (plain, secure) = (endpoints(8000, false), endpoints(8443, true));
-        let names = (NAME.to_string(), SECURE.to_string());
-        let clusters = [(&names.0, &plain), (&names.1, &secure)];
-        let list = cluster_list(clusters.into_iter(), Path::new("/var/lib/kthena/envoy"));
+        let (plain, secure) = (of(NAME, 8000, false), of(SECURE, 8443, true));
+        let list = cluster_list([&plain, &secure].into_iter(), Path::new("/var/lib/kthena/envoy"));
         golden(include_str!("../../../e2e/tests/fixtures/envoy/cds.json"), &list);
         let text = include_str!("../../../e2e/tests/fixtures/envoy/eds/default.llama.8000.json");
-        golden(text, &endpoint_list(NAME, &plain));
+        golden(text, &endpoint_list(&plain));
         let text = include_str!("../../../e2e/tests/fixtures/envoy/eds/default.secure.8443.json");
-        golden(text, &endpoint_list(SECURE, &secure));
+        golden(text, &endpoint_list(&secure));
     }
 
     #[test]

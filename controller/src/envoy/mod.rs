@@ -10,4 +10,4 @@ mod json;
 mod rollout;
 
 pub use files::Files;
-pub use rollout::{Clusters, Endpoints, Rollout, Settings, clusters};
+pub use rollout::{Clusters, Rollout, Settings};

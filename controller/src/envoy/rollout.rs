@@ -2,27 +2,21 @@
 //!
 //! A new endpoint is written to Envoy's files first and published after a short while, in which Envoy reads them. One that
 //! is gone is published first and stays in the files until all filters have answered, or a deadline has passed. So the
-//! files hold the union of what decisions may name now, what they will name next, and what some may still name.
+//! files hold the union of what decisions may name now, what they will name next, and what some may still name. Versions are compared with each
+//! other at the cost of what differs.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use kthena_scheduler::time::Time;
 
 use crate::compile::Cluster;
 
-/// What Envoy knows of one cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Endpoints {
-    /// They speak TLS.
-    pub https: bool,
-    /// Where they listen.
-    pub addresses: Arc<BTreeSet<SocketAddr>>,
-}
-
 /// Clusters by name.
-pub type Clusters = BTreeMap<String, Endpoints>;
+pub type Clusters = OrdMap<Arc<str>, Arc<Cluster>>;
 
 /// Times of a rollout.
 #[derive(Clone, Copy, Debug)]
@@ -59,23 +53,23 @@ struct Leaving {
     until: Time,
 }
 
-/// The compiler's clusters in Envoy's terms.
-pub fn clusters(compiled: &[Arc<Cluster>]) -> Clusters {
-    compiled
-        .iter()
-        .map(|cluster| {
-            let endpoints = Endpoints {
-                https: cluster.https,
-                addresses: Arc::clone(&cluster.endpoints),
-            };
-            (cluster.name.clone(), endpoints)
-        })
-        .collect()
-}
-
 /// Whether `all` holds everything of `part`. Mostly they are the same, and nobody has to look.
 fn is_subset(part: &Arc<BTreeSet<SocketAddr>>, all: &Arc<BTreeSet<SocketAddr>>) -> bool {
     Arc::ptr_eq(part, all) || part.is_subset(all)
+}
+
+/// Adds what a cluster has to what is known of it; the newer has the last word on what is no set.
+fn add(union: &mut Clusters, name: &Arc<str>, newer: &Arc<Cluster>) {
+    let merged = match union.get(name) {
+        None => Arc::clone(newer),
+        Some(known) if is_subset(&known.endpoints, &newer.endpoints) => Arc::clone(newer),
+        Some(known) => {
+            let mut merged = Cluster::clone(newer);
+            Arc::make_mut(&mut merged.endpoints).extend(known.endpoints.iter());
+            Arc::new(merged)
+        }
+    };
+    union.insert(Arc::clone(name), merged);
 }
 
 // === impl Rollout ===
@@ -101,10 +95,13 @@ impl<T> Rollout<T> {
     pub fn offer(&mut self, clusters: Clusters, content: T, now: Time) {
         self.version += 1;
         let known = self.files();
-        let news = clusters.iter().any(|(name, endpoints)| {
-            known.get(name).is_none_or(|known| {
-                known.https != endpoints.https || !is_subset(&endpoints.addresses, &known.addresses)
-            })
+        let news = known.diff(&clusters).any(|difference| match difference {
+            DiffItem::Add(..) => true,
+            DiffItem::Update {
+                old: (_, known),
+                new: (_, cluster),
+            } => known.https != cluster.https || !is_subset(&cluster.endpoints, &known.endpoints),
+            DiffItem::Remove(..) => false,
         });
         let from = if news { now.after(self.settings.lag_ms) } else { now };
         // Later content never overtakes earlier, whose endpoints it may still name.
@@ -118,22 +115,22 @@ impl<T> Rollout<T> {
 
     /// What the files must hold now.
     pub fn files(&self) -> Clusters {
-        let mut union = Clusters::new();
-        let waiting = self.waiting.iter().map(|waiting| &waiting.clusters);
-        let leaving = self.leaving.iter().map(|leaving| &leaving.clusters);
-        // The newest has the last word on what is no set.
-        for clusters in leaving.chain([&self.in_force]).chain(waiting) {
-            for (name, endpoints) in clusters {
-                match union.get_mut(name) {
-                    Some(known) => {
-                        known.https = endpoints.https;
-                        if !is_subset(&endpoints.addresses, &known.addresses) {
-                            Arc::make_mut(&mut known.addresses).extend(endpoints.addresses.iter());
-                        }
-                    }
-                    None => {
-                        union.insert(name.clone(), endpoints.clone());
-                    }
+        let mut union = self.in_force.clone();
+        for leaving in &self.leaving {
+            for (name, cluster) in &leaving.clusters {
+                let newer = self.in_force.get(name).unwrap_or(cluster);
+                add(&mut union, name, cluster);
+                add(&mut union, name, newer);
+            }
+        }
+        for waiting in &self.waiting {
+            for difference in self.in_force.diff(&waiting.clusters) {
+                if let DiffItem::Add(name, cluster)
+                | DiffItem::Update {
+                    new: (name, cluster), ..
+                } = difference
+                {
+                    add(&mut union, name, cluster);
                 }
             }
         }
@@ -152,18 +149,20 @@ impl<T> Rollout<T> {
         self.version += 1;
         let before = std::mem::replace(&mut self.in_force, clusters);
         let mut left = Clusters::new();
-        for (name, mut endpoints) in before {
-            match self.in_force.get(&name) {
-                Some(kept) if is_subset(&endpoints.addresses, &kept.addresses) => {}
-                Some(kept) => {
-                    Arc::make_mut(&mut endpoints.addresses).retain(|address| !kept.addresses.contains(address));
-                    if !endpoints.addresses.is_empty() {
-                        left.insert(name, endpoints);
-                    }
+        for difference in before.diff(&self.in_force) {
+            match difference {
+                DiffItem::Remove(name, cluster) => {
+                    left.insert(Arc::clone(name), Arc::clone(cluster));
                 }
-                None => {
-                    left.insert(name, endpoints);
+                DiffItem::Update {
+                    old: (name, old),
+                    new: (_, kept),
+                } if !is_subset(&old.endpoints, &kept.endpoints) => {
+                    let mut gone = Cluster::clone(old);
+                    Arc::make_mut(&mut gone.endpoints).retain(|address| !kept.endpoints.contains(address));
+                    left.insert(Arc::clone(name), Arc::new(gone));
                 }
+                DiffItem::Add(..) | DiffItem::Update { .. } => {}
             }
         }
         if !left.is_empty() {
@@ -200,6 +199,8 @@ impl<T> Rollout<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -215,14 +216,8 @@ mod tests {
 
     fn set(ports: &[u16]) -> Clusters {
         let addresses = ports.iter().map(|port| SocketAddr::from(([10, 0, 0, 1], *port)));
-        let addresses = Arc::new(addresses.collect());
-        Clusters::from([(
-            "c".to_string(),
-            Endpoints {
-                https: false,
-                addresses,
-            },
-        )])
+        let cluster = Cluster::of("c", addresses);
+        Clusters::unit(Arc::from("c"), Arc::new(cluster))
     }
 
     #[test]
@@ -289,20 +284,20 @@ mod tests {
                     1 => { rollout.settle(|g| g < generation, now); }
                     _ => if let Some(((), clusters)) = rollout.due(now) {
                         generation += 1;
-                        for address in clusters["c"].addresses.iter() {
+                        for address in clusters["c"].endpoints.iter() {
                             prop_assert!(now.since(since[address]) >= SETTINGS.lag_ms);
                         }
                         rollout.published(clusters, generation, now);
                     },
                 }
                 let files = rollout.files();
-                let addresses = files.get("c").map(|c| c.addresses.clone()).unwrap_or_default();
+                let addresses = files.get("c").map(|c| c.endpoints.clone()).unwrap_or_default();
                 since.retain(|address, _| addresses.contains(address));
                 for address in addresses.iter() {
                     since.entry(*address).or_insert(now);
                 }
                 for (name, endpoints) in &rollout.in_force {
-                    prop_assert!(endpoints.addresses.is_subset(&files[name].addresses));
+                    prop_assert!(endpoints.endpoints.is_subset(&files[name].endpoints));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The newest version of every object, to look up.
 //!
 //! What must always hold: synchronous, no clock; the same content whatever the order of the events that led to it; pods
-//! are found by label without walking all of them.
+//! are found by label without walking all of them; the maps that it gives can be kept, and compared with later ones, at the cost of what changed.
 
 mod pod;
 mod pods;
@@ -9,6 +9,7 @@ mod pods;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use kthena_gateway_api::{ExternalModelProvider, InferencePool, ModelRoute, ModelServer};
 
 pub use pod::{ContainerStart, Eligibility, PodView};
@@ -17,7 +18,7 @@ use crate::source::{Event, Kind, Object, ObjectKey, Origin, Problem};
 use pods::Pods;
 
 /// An object and where it came from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Entry<T> {
     /// The newest version that could be read.
     pub object: Arc<T>,
@@ -25,13 +26,29 @@ pub struct Entry<T> {
     pub origin: Origin,
 }
 
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        Self {
+            object: Arc::clone(&self.object),
+            origin: self.origin.clone(),
+        }
+    }
+}
+
+/// The very same object, not an equal one: to tell takes no time.
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.object, &other.object) && self.origin == other.origin
+    }
+}
+
 /// Every object, and every document that is none.
 #[derive(Debug, Default)]
 pub struct Index {
-    routes: BTreeMap<ObjectKey, Entry<ModelRoute>>,
-    servers: BTreeMap<ObjectKey, Entry<ModelServer>>,
-    providers: BTreeMap<ObjectKey, Entry<ExternalModelProvider>>,
-    pools: BTreeMap<ObjectKey, Entry<InferencePool>>,
+    routes: OrdMap<ObjectKey, Entry<ModelRoute>>,
+    servers: OrdMap<ObjectKey, Entry<ModelServer>>,
+    providers: OrdMap<ObjectKey, Entry<ExternalModelProvider>>,
+    pools: OrdMap<ObjectKey, Entry<InferencePool>>,
     pods: Pods,
     touched: Vec<Arc<PodView>>,
     problems: Vec<Problem>,
@@ -105,7 +122,7 @@ impl Index {
     }
 
     /// Every ModelRoute, by key.
-    pub fn routes(&self) -> &BTreeMap<ObjectKey, Entry<ModelRoute>> {
+    pub fn routes(&self) -> &OrdMap<ObjectKey, Entry<ModelRoute>> {
         &self.routes
     }
 
@@ -115,17 +132,17 @@ impl Index {
     }
 
     /// Every ModelServer, by key.
-    pub fn servers(&self) -> &BTreeMap<ObjectKey, Entry<ModelServer>> {
+    pub fn servers(&self) -> &OrdMap<ObjectKey, Entry<ModelServer>> {
         &self.servers
     }
 
     /// Every ExternalModelProvider, by key.
-    pub fn providers(&self) -> &BTreeMap<ObjectKey, Entry<ExternalModelProvider>> {
+    pub fn providers(&self) -> &OrdMap<ObjectKey, Entry<ExternalModelProvider>> {
         &self.providers
     }
 
     /// Every InferencePool, by key.
-    pub fn pools(&self) -> &BTreeMap<ObjectKey, Entry<InferencePool>> {
+    pub fn pools(&self) -> &OrdMap<ObjectKey, Entry<InferencePool>> {
         &self.pools
     }
 

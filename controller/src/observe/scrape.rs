@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use kthena_gateway_api::InferenceEngine;
 use kthena_scheduler::snapshot::Engine;
 use serde::Deserialize;
@@ -52,7 +54,9 @@ pub struct Settings {
 pub struct Scraper {
     shared: Arc<Shared>,
     /// As they were set last.
-    targets: Vec<Arc<ScrapeTarget>>,
+    targets: OrdMap<EndpointKey, Arc<ScrapeTarget>>,
+    /// How many were left out.
+    refused: usize,
     tasks: BTreeMap<EndpointKey, Task>,
 }
 
@@ -103,38 +107,40 @@ impl Scraper {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            targets: Vec::new(),
+            targets: OrdMap::new(),
+            refused: 0,
             tasks: BTreeMap::new(),
         })
     }
 
-    /// Observes exactly these from now on, which come sorted by pod and port; new ones at once. Beyond the bound, the last of them are
-    /// left out: they are served, but nothing is known of their load. What has not changed is not looked at.
-    pub fn set_targets(&mut self, targets: &[Arc<ScrapeTarget>]) {
-        let allowed = &targets[..targets.len().min(self.shared.settings.max_targets)];
+    /// Observes exactly these from now on; new ones at once. Beyond the bound, the last of them are left out: they are served, but nothing is
+    /// known of their load. What has not changed is not looked at.
+    pub fn set_targets(&mut self, targets: &OrdMap<EndpointKey, Arc<ScrapeTarget>>) {
+        let room = self.shared.settings.max_targets;
+        let allowed = match targets.len() <= room {
+            true => targets.clone(),
+            false => targets
+                .iter()
+                .take(room)
+                .map(|(key, target)| (key.clone(), Arc::clone(target)))
+                .collect(),
+        };
         let refused = targets.len() - allowed.len();
-        if refused > 0 {
+        if refused > self.refused {
             tracing::warn!(
                 refused,
                 "more endpoints than --scrape-max-targets: the rest are not observed"
             );
         }
+        self.refused = refused;
         self.shared.metrics.targets.set(allowed.len() as i64);
         self.shared.metrics.targets_refused.set(refused as i64);
-
-        let before = std::mem::replace(&mut self.targets, allowed.to_vec());
-        let mut old = before.iter().peekable();
-        for target in allowed {
-            while let Some(gone) = old.next_if(|old| place(old) < place(target)) {
-                self.end(&key(gone));
+        let before = std::mem::replace(&mut self.targets, allowed.clone());
+        for difference in before.diff(&allowed) {
+            match difference {
+                DiffItem::Add(key, target) | DiffItem::Update { new: (key, target), .. } => self.begin(key, target),
+                DiffItem::Remove(key, _) => self.end(key),
             }
-            match old.next_if(|old| place(old) == place(target)) {
-                Some(same) if Arc::ptr_eq(same, target) => {}
-                _ => self.begin(target),
-            }
-        }
-        for gone in old {
-            self.end(&key(gone));
         }
     }
 
@@ -144,17 +150,16 @@ impl Scraper {
     }
 
     /// Begins to observe, unless the same server is observed already.
-    fn begin(&mut self, target: &Arc<ScrapeTarget>) {
-        let key = key(target);
+    fn begin(&mut self, key: &EndpointKey, target: &Arc<ScrapeTarget>) {
         let same = |task: &Task| {
             (task.address, task.start, task.engine, task.https)
                 == (target.address, target.start, target.engine, target.https)
         };
-        if self.tasks.get(&key).is_some_and(same) {
+        if self.tasks.get(key).is_some_and(same) {
             return;
         }
-        self.tasks.remove(&key);
-        self.shared.table.expect(&key);
+        self.tasks.remove(key);
+        self.shared.table.expect(key);
         let task = Task {
             address: target.address,
             start: target.start,
@@ -162,7 +167,7 @@ impl Scraper {
             https: target.https,
             handle: tokio::spawn(observe(Arc::clone(&self.shared), key.clone(), Arc::clone(target))),
         };
-        self.tasks.insert(key, task);
+        self.tasks.insert(key.clone(), task);
     }
 }
 
@@ -171,18 +176,6 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
-    }
-}
-
-/// The order of targets.
-fn place(target: &ScrapeTarget) -> (&str, u16) {
-    (&target.uid, target.port)
-}
-
-fn key(target: &ScrapeTarget) -> EndpointKey {
-    EndpointKey {
-        uid: target.uid.clone(),
-        port: target.port,
     }
 }
 

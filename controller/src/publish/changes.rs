@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::resource::Key;
+use crate::compile::Key;
 
 /// Keys remembered, over all configurations.
 const ROOM: usize = 16_384;
@@ -35,8 +35,8 @@ impl Changes {
         if oldest > generation + 1 {
             return None;
         }
-        let later = self.entries.iter().filter(|(made, _)| *made > generation);
-        Some(later.flat_map(|(_, keys)| keys).collect())
+        let first = self.entries.partition_point(|(made, _)| *made <= generation);
+        Some(self.entries.range(first..).flat_map(|(_, keys)| keys).collect())
     }
 }
 

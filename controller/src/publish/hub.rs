@@ -5,9 +5,10 @@
 //! anything (an empty state would be taken for the truth); a subscriber's end, however it comes, starts the clock for
 //! what it had reported.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use kthena_scheduler::state::PROTOCOL_MINOR;
 use kthena_scheduler::state::proto::{Endpoints, ResourceType, ToFilter, Welcome, to_filter};
 use kthena_scheduler::time::Time;
@@ -19,11 +20,11 @@ use super::changes::Changes;
 use super::load::Loads;
 use super::merge::{Bounds, Merge, SubscriberId};
 use super::placements::Ring;
-use super::resource::{Key, Resource};
 use super::scope::Scope;
 use super::subscriber::Subscriber;
 use super::view::{Acceptance, SubscriberView};
 use crate::clock::Clock;
+use crate::compile::{Key, Resources};
 use crate::metrics;
 use crate::observe::Table;
 use crate::requests::{self, Requests};
@@ -66,7 +67,7 @@ pub struct Hub {
 pub(super) struct Inner {
     /// `None` = not set yet.
     pub(super) generation: Option<u64>,
-    pub(super) resources: BTreeMap<Key, Resource>,
+    pub(super) resources: Resources,
     pub(super) loads: Loads,
     pub(super) merge: Merge,
     pub(super) ring: Ring,
@@ -76,10 +77,26 @@ pub(super) struct Inner {
     made: VecDeque<(u64, Time)>,
     /// What the last configurations changed.
     pub(super) changes: Changes,
+    /// Requests that wait for an endpoint of each ModelServer, as they were shown last.
+    waiting: BTreeMap<Key, u64>,
+    /// Of what [`Hub::acceptance`] may tell something else than at the last [`Hub::take_answered`].
+    pub(super) answered: Answered,
+}
+
+/// Of what something else may be told now than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Of these.
+    Some(BTreeSet<Key>),
+    /// Of anything: a filter came or went, or nobody has asked for long.
+    Anything,
 }
 
 /// Configurations whose time is remembered, to tell how long filters take for them.
 const REMEMBERED: usize = 256;
+
+/// Resources that are remembered one by one because something else may be told of them.
+const MAX_ANSWERED: usize = 16_384;
 
 // === impl Hub ===
 
@@ -99,7 +116,7 @@ impl Hub {
             answers: watch::Sender::new(0),
             inner: Mutex::new(Inner {
                 generation: None,
-                resources: BTreeMap::new(),
+                resources: Resources::new(),
                 loads: Loads::new(settings.sample_wait_ms),
                 merge: Merge::new(settings.reports),
                 ring: Ring::new(settings.placements_bytes),
@@ -107,13 +124,15 @@ impl Hub {
                 next_subscriber: 1,
                 made: VecDeque::new(),
                 changes: Changes::default(),
+                waiting: BTreeMap::new(),
+                answered: Answered::Anything,
             }),
         })
     }
 
     /// Replaces the configuration (all types but load, which is made here). Returns its generation, which stays the same
-    /// when nothing changed.
-    pub fn set_config(&self, resources: Vec<Resource>) -> u64 {
+    /// when nothing changed, and takes a time that grows with what did.
+    pub fn set_config(&self, resources: Resources) -> u64 {
         let mut inner = self.inner.lock();
         let changed = inner.take_in(resources);
         if let Some(generation) = inner.generation
@@ -128,11 +147,14 @@ impl Hub {
             inner.made.pop_front();
         }
         for key in changed.iter().filter(|key| key.kind == ResourceType::Server) {
-            if !inner.resources.contains_key(key) {
+            if inner.resources.contains_key(key) {
+                drop(self.metrics.waiting.get_or_create(&server_label(key)));
+            } else {
                 self.metrics.waiting.remove(&server_label(key));
             }
         }
         inner.follow_endpoints(&changed);
+        inner.answered.note(changed.iter().cloned());
         inner.changes.note(generation, changed);
         self.make_loads(&mut inner);
         inner.wake_all();
@@ -155,18 +177,24 @@ impl Hub {
         }
         self.metrics.origins.set(inner.merge.origins() as i64);
         self.metrics.placements_bytes.set(inner.ring.bytes() as i64);
-        self.show_waiting(&inner);
+        self.show_waiting(&mut inner);
     }
 
-    fn show_waiting(&self, inner: &Inner) {
+    /// Every ModelServer has its series from the beginning; one that nobody waits for, and nobody has waited for, is not looked at.
+    fn show_waiting(&self, inner: &mut Inner) {
         let waiting = inner.merge.waiting();
-        for key in inner.resources.keys().filter(|key| key.kind == ResourceType::Server) {
-            let requests = waiting.get(&*key.name).copied().unwrap_or_default();
-            self.metrics
-                .waiting
-                .get_or_create(&server_label(key))
-                .set(requests as i64);
+        let waiting: BTreeMap<_, _> = waiting
+            .into_iter()
+            .map(|(name, requests)| (Key::new(ResourceType::Server, name), requests))
+            .filter(|(key, _)| inner.resources.contains_key(key))
+            .collect();
+        let nobody = inner.waiting.keys().filter(|key| !waiting.contains_key(*key));
+        let nobody = nobody.filter(|key| inner.resources.contains_key(*key));
+        for (key, requests) in nobody.map(|key| (key, &0)).chain(&waiting) {
+            let gauge = self.metrics.waiting.get_or_create(&server_label(key));
+            gauge.set(*requests as i64);
         }
+        inner.waiting = waiting;
     }
 
     fn make_loads(&self, inner: &mut Inner) -> bool {
@@ -223,6 +251,11 @@ impl Hub {
         keys.filter_map(|key| self.acceptance(&key)).collect()
     }
 
+    /// Of what [`Hub::acceptance`] may tell something else since the last call. One reader may ask.
+    pub fn take_answered(&self) -> Answered {
+        std::mem::replace(&mut self.inner.lock().answered, Answered::Some(BTreeSet::new()))
+    }
+
     /// Whether every subscriber has answered this configuration or a later one. True without subscribers.
     pub fn acknowledged(&self, generation: u64) -> bool {
         let inner = self.inner.lock();
@@ -274,6 +307,20 @@ fn server_label(key: &Key) -> metrics::ModelServer {
     }
 }
 
+// === impl Answered ===
+
+impl Answered {
+    /// Something else may be told of these.
+    pub(super) fn note(&mut self, keys: impl IntoIterator<Item = Key>) {
+        if let Self::Some(noted) = self {
+            noted.extend(keys);
+            if noted.len() > MAX_ANSWERED {
+                *self = Self::Anything;
+            }
+        }
+    }
+}
+
 // === impl Inner ===
 
 impl Inner {
@@ -285,30 +332,12 @@ impl Inner {
     }
 
     /// Takes the newest resources in. Returns which are new, different or gone.
-    fn take_in(&mut self, mut resources: Vec<Resource>) -> Vec<Key> {
-        // In order already, as the compiler gives them: a look is enough.
-        resources.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut changed = Vec::new();
-        let mut fresh = Vec::new();
-        let mut old = self.resources.values().peekable();
-        for resource in resources {
-            while let Some(gone) = old.next_if(|old| old.key < resource.key) {
-                changed.push(gone.key.clone());
-            }
-            let same = old.next_if(|old| old.key == resource.key);
-            if same.is_none_or(|same| same.version != resource.version || same.body != resource.body) {
-                changed.push(resource.key.clone());
-                fresh.push(resource);
-            }
-        }
-        changed.extend(old.map(|gone| gone.key.clone()));
-        for key in &changed {
-            self.resources.remove(key);
-        }
-        for resource in fresh {
-            self.resources.insert(resource.key.clone(), resource);
-        }
-        changed
+    fn take_in(&mut self, resources: Resources) -> Vec<Key> {
+        let before = std::mem::replace(&mut self.resources, resources);
+        let changed = before.diff(&self.resources).map(|difference| match difference {
+            DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _) => key.clone(),
+        });
+        changed.collect()
     }
 
     /// The scope of a subscriber that does not see everything.

@@ -11,9 +11,8 @@ use kthena_scheduler::state::proto::{EndpointLoad, Endpoints, Load, ResourceType
 use kthena_scheduler::time::Time;
 
 use super::merge::Merge;
-use super::resource::{Key, Resource};
 use super::scope::Scope;
-use crate::compile::EndpointKey;
+use crate::compile::{EndpointKey, Key, Resource};
 use crate::observe::Table;
 
 /// All Loads.
@@ -31,6 +30,8 @@ pub(super) struct Loads {
     /// ModelServers with newer samples, and since when.
     waiting: BTreeMap<Arc<str>, Time>,
     generation: u64,
+    /// The Loads that have been made, by the generation they were made in.
+    made: BTreeMap<u64, Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -54,6 +55,7 @@ impl Loads {
             due: BTreeSet::new(),
             waiting: BTreeMap::new(),
             generation: 0,
+            made: BTreeMap::new(),
         }
     }
 
@@ -97,6 +99,7 @@ impl Loads {
         let Some(server) = self.servers.get(name) else {
             return;
         };
+        self.made.remove(&server.generation);
         for (id, target) in &server.endpoints {
             if unlisted(&mut self.by_endpoint, id, name) {
                 self.gone.insert(*id);
@@ -150,7 +153,9 @@ impl Loads {
             let generation = self.generation;
             if let Some(server) = self.servers.get_mut(&name) {
                 server.load = Some(server.make(Arc::clone(&name), merge, table, now));
+                self.made.remove(&server.generation);
                 server.generation = generation;
+                self.made.insert(generation, name);
             }
         }
         // A report that touched no endpoint that we know still wants its echo.
@@ -162,11 +167,10 @@ impl Loads {
         self.generation
     }
 
-    /// The Loads that have been made, with their generations.
-    pub(super) fn made(&self) -> impl Iterator<Item = (&Arc<str>, u64, &Resource)> {
-        self.servers
-            .iter()
-            .filter_map(|(name, server)| Some((name, server.generation, server.load.as_ref()?)))
+    /// The Loads that have been made after this generation.
+    pub(super) fn made_after(&self, generation: u64) -> impl Iterator<Item = &Resource> {
+        let later = self.made.range(generation + 1..);
+        later.filter_map(|(_, name)| self.servers.get(name)?.load.as_ref())
     }
 }
 

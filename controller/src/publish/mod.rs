@@ -25,11 +25,12 @@ mod view;
 #[rustfmt::skip]
 mod stub;
 
+pub use crate::compile::{Key, Resource, Resources, by_key};
 pub use access::{Access, AccessError, Address};
 pub use certificates::{CertificateError, Tls};
-pub use hub::{Hub, Settings};
+pub use hub::{Answered, Hub, Settings};
 pub use merge::Bounds;
-pub use resource::{Key, MAX_MESSAGE, Resource};
+pub use resource::MAX_MESSAGE;
 pub use scope::{Namespaces, Rule, RuleError};
 pub use service::{Server, Timeouts};
 pub use view::{Acceptance, SubscriberView};

@@ -1,42 +1,18 @@
-//! A compiled resource, and the messages that carry many of them.
+//! The messages that carry many resources.
 //!
 //! What must always hold: no message is larger than [`MAX_MESSAGE`]; a body is never copied on its way into messages
 //! (parts are slices of it); within one update, what others refer to comes first (profile, server, endpoints, load,
 //! route), so that a filter that applies message by message never meets a name it does not know.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use kthena_scheduler::state::proto::{Resource as Part, ResourceType, ResourceVersion, Update};
-use prost::Message;
 
-use crate::compile::CompiledResource;
+use crate::compile::{Key, Resource};
 
 /// Largest message either way, bytes.
 pub const MAX_MESSAGE: usize = 256 * 1024;
 
 /// Bytes of a message that are not resources: nonce, flags, length prefixes.
 const FRAME: usize = 512;
-
-/// What a resource is called.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Its type.
-    pub kind: ResourceType,
-    /// `namespace/name`.
-    pub name: Arc<str>,
-}
-
-/// A resource as it travels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resource {
-    /// What it is called.
-    pub key: Key,
-    /// XXH3-64 of the body.
-    pub version: u64,
-    /// The encoded message, shared by all subscribers.
-    pub body: Bytes,
-}
 
 /// One update, and the resources that are complete once it is acknowledged.
 #[derive(Debug)]
@@ -55,58 +31,14 @@ pub(super) struct Packer {
     packed: Vec<Packed>,
 }
 
-// === impl Key ===
-
-impl Key {
-    /// A key from its parts.
-    pub fn new(kind: ResourceType, name: impl Into<Arc<str>>) -> Self {
-        Self {
-            kind,
-            name: name.into(),
-        }
-    }
-
-    /// Place in an update: what is referred to comes before what refers to it.
-    pub(super) fn rank(&self) -> u8 {
-        match self.kind {
-            ResourceType::Profile => 0,
-            ResourceType::Server => 1,
-            ResourceType::Endpoints => 2,
-            ResourceType::Load => 3,
-            ResourceType::Route | ResourceType::Unspecified => 4,
-        }
-    }
-
-    pub(super) fn versioned(&self, version: u64) -> ResourceVersion {
-        ResourceVersion {
-            r#type: self.kind.into(),
-            name: self.name.to_string(),
-            version,
-        }
-    }
-}
-
-// === impl Resource ===
-
-impl Resource {
-    /// Encodes a message as a resource; its version follows from its content.
-    pub fn encode(key: Key, message: &impl Message) -> Self {
-        let body = Bytes::from(message.encode_to_vec());
-        Self {
-            key,
-            version: twox_hash::XxHash3_64::oneshot(&body),
-            body,
-        }
-    }
-}
-
-impl From<CompiledResource> for Resource {
-    fn from(compiled: CompiledResource) -> Self {
-        Self {
-            key: Key::new(compiled.kind, compiled.name),
-            version: compiled.version,
-            body: compiled.body,
-        }
+/// Place in an update: what is referred to comes before what refers to it.
+pub(super) fn rank(key: &Key) -> u8 {
+    match key.kind {
+        ResourceType::Profile => 0,
+        ResourceType::Server => 1,
+        ResourceType::Endpoints => 2,
+        ResourceType::Load => 3,
+        ResourceType::Route | ResourceType::Unspecified => 4,
     }
 }
 
@@ -150,7 +82,11 @@ impl Packer {
     /// Adds a removal.
     pub(super) fn remove(&mut self, key: &Key, version: u64) {
         let packed = self.message(key.name.len() + 24);
-        packed.update.removed.push(key.versioned(version));
+        packed.update.removed.push(ResourceVersion {
+            r#type: key.kind.into(),
+            name: key.name.to_string(),
+            version,
+        });
     }
 
     /// Makes sure that there is at least one update, be it empty.
@@ -183,7 +119,9 @@ impl Packer {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
 

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use kthena_scheduler::state::is_namespace;
 use kthena_scheduler::state::proto::{Hello, ResourceType};
 
-use super::resource::Key;
+use crate::compile::Key;
 
 /// Everything, in a rule.
 const ALL: &str = "*";

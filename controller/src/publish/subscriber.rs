@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 
 use super::changes::Changes;
 use super::load::Loads;
-use super::resource::{Key, Packer, Resource};
+use super::resource::{Packer, rank};
 use super::scope::Scope;
+use crate::compile::{Key, Resource, Resources};
 
 /// Updates that may be under way without an acknowledgement.
 const WINDOW: usize = 64;
@@ -37,8 +38,6 @@ pub(super) struct Subscriber {
     pub(super) scope: Scope,
     /// Resources (not load) it was sent or said it has.
     sent: BTreeMap<Key, u64>,
-    /// Generation of the Load of each ModelServer it was sent.
-    sent_load: HashMap<Arc<str>, u64>,
     /// The newest of all Loads when it was last sent some.
     newest_load: u64,
     unacknowledged: VecDeque<Unacknowledged>,
@@ -79,7 +78,7 @@ pub(super) struct Outgoing {
 /// The configuration as a subscriber compares itself with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Config<'a> {
-    pub(super) resources: &'a BTreeMap<Key, Resource>,
+    pub(super) resources: &'a Resources,
     pub(super) generation: u64,
     pub(super) changes: &'a Changes,
 }
@@ -99,7 +98,6 @@ impl Subscriber {
             hello,
             scope,
             sent,
-            sent_load: HashMap::new(),
             newest_load: 0,
             unacknowledged: VecDeque::new(),
             nonce: 0,
@@ -138,15 +136,10 @@ impl Subscriber {
                 None => add.extend(config.resources.values().filter(differs)),
             }
         }
-        let newer = self.newest_load != loads.newest();
+        let newer = loads.made_after(self.newest_load);
+        add.extend(newer.filter(|load| self.scope.admits(&load.key)));
         self.newest_load = loads.newest();
-        for (name, generation, load) in loads.made().filter(|_| newer) {
-            if self.sent_load.get(name) != Some(&generation) && self.scope.admits(&load.key) {
-                self.sent_load.insert(Arc::clone(name), generation);
-                add.push(load);
-            }
-        }
-        add.sort_by_key(|resource| resource.key.rank());
+        add.sort_by_key(|resource| rank(&resource.key));
         for resource in add {
             packer.add(resource);
             self.sent.insert(resource.key.clone(), resource.version);
@@ -219,19 +212,18 @@ impl Subscriber {
             }
         };
         // What refers to others goes first.
-        gone.sort_by_key(|(key, _)| std::cmp::Reverse(key.rank()));
+        gone.sort_by_key(|(key, _)| std::cmp::Reverse(rank(key)));
         for (key, version) in gone {
             packer.remove(&key, version);
             self.accepted.remove(&key);
             self.refused.remove(&key);
-            self.sent_load.remove(&key.name);
         }
     }
 
-    /// Takes an answer; returns what is newly refused. An answer counts for all updates before it as well: they
+    /// Takes an answer; returns what is newly refused, and what is newly accepted. An answer counts for all updates before it as well: they
     /// travelled in order.
-    pub(super) fn acknowledge(&mut self, ack: Ack) -> Vec<(Key, Refused)> {
-        let mut refusals = Vec::new();
+    pub(super) fn acknowledge(&mut self, ack: Ack) -> (Vec<(Key, Refused)>, Vec<Key>) {
+        let (mut refusals, mut accepted) = (Vec::new(), Vec::new());
         for refusal in ack.refused {
             let Ok(kind) = ResourceType::try_from(refusal.r#type) else {
                 continue;
@@ -252,6 +244,7 @@ impl Subscriber {
                 let refused = refusals.iter().any(|(k, r)| *k == key && r.version == version);
                 if !refused && key.kind != ResourceType::Load {
                     self.refused.remove(&key);
+                    accepted.push(key.clone());
                     self.accepted.insert(key, version);
                 }
             }
@@ -260,7 +253,7 @@ impl Subscriber {
         for (key, refused) in refusals.iter().filter(|(key, _)| key.kind != ResourceType::Load) {
             self.refused.insert(key.clone(), refused.clone());
         }
-        refusals
+        (refusals, accepted)
     }
 
     /// Whether it holds this version of a resource.

@@ -10,7 +10,7 @@ use kthena_scheduler::state::proto::{
 };
 use tokio::sync::Notify;
 
-use super::hub::Hub;
+use super::hub::{Answered, Hub};
 use super::merge::{Outcome, SubscriberId};
 use super::scope::{Namespaces, Scope};
 use super::subscriber::{Config, Subscriber};
@@ -85,6 +85,7 @@ impl Subscription {
         let mut subscriber = Subscriber::new(hello, scope, Arc::clone(&wake));
         subscriber.echoes = inner.merge.echoes(id);
         inner.subscribers.insert(id, subscriber);
+        inner.answered = Answered::Anything;
         hub.metrics.subscribers.set(inner.subscribers.len() as i64);
         wake.notify_one();
         Ok(Self {
@@ -185,7 +186,8 @@ impl Subscription {
         };
         let before = subscriber.acknowledged_generation;
         let origin = subscriber.hello.origin.clone();
-        for (key, refused) in subscriber.acknowledge(ack) {
+        let (refusals, accepted) = subscriber.acknowledge(ack);
+        for (key, refused) in &refusals {
             let label = kind(key.kind.as_str_name());
             self.hub.metrics.refusals.get_or_create(&label).inc();
             tracing::warn!(
@@ -198,7 +200,11 @@ impl Subscription {
         }
         // There may be room for an update that had to wait.
         subscriber.wake.notify_one();
-        if before != subscriber.acknowledged_generation {
+        let answered = before != subscriber.acknowledged_generation;
+        inner
+            .answered
+            .note(refusals.into_iter().map(|(key, _)| key).chain(accepted));
+        if answered {
             self.hub.show_lag(inner.made_after(before));
             self.hub.answered();
         }
@@ -303,6 +309,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut inner = self.hub.inner.lock();
         inner.subscribers.remove(&self.id);
+        inner.answered = Answered::Anything;
         inner.merge.lose(self.id, self.hub.clock.now());
         self.hub.metrics.subscribers.set(inner.subscribers.len() as i64);
         drop(inner);

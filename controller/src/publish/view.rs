@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use kthena_scheduler::state::proto::ResourceType;
 use kthena_scheduler::time::Time;
 
-use super::resource::Key;
 use super::subscriber::{Refused, Subscriber};
+use crate::compile::Key;
 
 /// How far a resource's newest version has got.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use kthena_gateway_api::FieldIssue;
 
 use super::Status;
@@ -14,8 +16,8 @@ use crate::source::{ObjectKey, Problem};
 /// What was, or is, to be said.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// Of each object, sorted by key.
-    pub statuses: &'a [(ObjectKey, Arc<Status>)],
+    /// Of each object.
+    pub statuses: &'a OrdMap<ObjectKey, Arc<Status>>,
     /// Of documents, sorted.
     pub problems: &'a [Problem],
 }
@@ -39,20 +41,15 @@ pub struct Remark {
 pub fn changes(before: View<'_>, after: View<'_>) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let nothing = Status::default();
-    let mut old = before.statuses.iter().peekable();
-    for (key, status) in after.statuses {
-        while let Some((gone, status)) = old.next_if(|(old, _)| old < key) {
-            remarks.push(remark(gone, status, None, "is gone".to_owned(), false));
+    for difference in before.statuses.diff(after.statuses) {
+        match difference {
+            DiffItem::Add(key, status) => of_object(key, &nothing, status, &mut remarks),
+            DiffItem::Update {
+                old: (key, old),
+                new: (_, new),
+            } => of_object(key, old, new, &mut remarks),
+            DiffItem::Remove(key, status) => remarks.push(remark(key, status, None, "is gone".to_owned(), false)),
         }
-        match old.next_if(|(old, _)| old == key) {
-            // Most of them, every time.
-            Some((_, same)) if Arc::ptr_eq(same, status) => {}
-            Some((_, old)) => of_object(key, old, status, &mut remarks),
-            None => of_object(key, &nothing, status, &mut remarks),
-        }
-    }
-    for (gone, status) in old {
-        remarks.push(remark(gone, status, None, "is gone".to_owned(), false));
     }
     // A problem with a name is in the status of its object.
     let nameless = |view: View<'_>| -> Vec<Problem> {
@@ -180,11 +177,12 @@ mod tests {
     }
 
     fn said(before: &[(ObjectKey, Arc<Status>)], after: &[(ObjectKey, Arc<Status>)]) -> Vec<String> {
+        let [before, after] = [before, after].map(|statuses| statuses.iter().cloned().collect::<OrdMap<_, _>>());
         let view = |statuses| View {
             statuses,
             problems: &[],
         };
-        changes(view(before), view(after))
+        changes(view(&before), view(&after))
             .into_iter()
             .map(|remark| format!("{}{}", if remark.warning { "! " } else { "" }, remark.message))
             .collect()
@@ -230,8 +228,9 @@ mod tests {
             harmless,
         };
         let said = |before: Vec<Problem>, after: Vec<Problem>| {
+            let nothing = OrdMap::new();
             let view = |problems| View {
-                statuses: &[],
+                statuses: &nothing,
                 problems,
             };
             changes(view(&before), view(&after))

@@ -1,11 +1,13 @@
 //! Writes what is said of objects to the API server: conditions and counts, and events where a condition turns.
 //!
 //! What must always hold: only the leader writes; nothing is written that is there already; a burst of changes is one write an object;
-//! as many writes are in flight as are allowed. It fails by trying again later: what is said is always the newest.
+//! as many writes are in flight as are allowed. Only what may have changed since the last pass is looked at. It fails by trying again later: what
+//! is said is always the newest.
 
+mod news;
 mod subject;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::metrics::{self, kind};
 use crate::picture::Picture;
-use crate::publish::Hub;
+use crate::publish::{Answered, Hub, Key};
 use crate::source::ObjectKey;
 use crate::status::Programmed;
 use subject::{Difference, Subject};
@@ -58,6 +60,10 @@ pub struct Writer {
     recorder: Recorder,
     /// What was written last: the watch tells of it a moment later.
     written: BTreeMap<ObjectKey, (Option<String>, serde_json::Value)>,
+    /// What the last pass has looked at; `None` = this process did not lead then.
+    seen: Option<Arc<Picture>>,
+    /// What could not be written then.
+    failed: BTreeSet<ObjectKey>,
     said: Option<String>,
 }
 
@@ -98,6 +104,8 @@ impl Writer {
             leading,
             metrics,
             written: BTreeMap::new(),
+            seen: None,
+            failed: BTreeSet::new(),
             said: None,
         }
     }
@@ -125,6 +133,8 @@ impl Writer {
             } else {
                 // Another may write in the meantime.
                 self.written.clear();
+                self.failed.clear();
+                self.seen = None;
             }
             let ended = tokio::select! {
                 changed = self.leading.changed() => changed.is_err(),
@@ -142,7 +152,16 @@ impl Writer {
     /// Brings every object's status to what is to be said now. Returns whether all could be written.
     async fn pass(&mut self) -> bool {
         let picture = Arc::clone(&self.picture.borrow());
-        let writes = self.writes(&picture);
+        let keys = match (&self.seen, self.hub.take_answered()) {
+            (Some(seen), Answered::Some(answered)) => {
+                let mut keys = news::between(seen, &picture);
+                keys.extend(answered.iter().filter_map(news::object_of));
+                keys.append(&mut self.failed);
+                keys
+            }
+            _ => picture.statuses.keys().cloned().collect(),
+        };
+        let writes = self.writes(&picture, &keys);
         self.metrics.waiting.set(writes.len() as i64);
         let this = &*self;
         let results: Vec<_> = futures::stream::iter(writes)
@@ -166,24 +185,31 @@ impl Writer {
                     let uid = write.subject.metadata().uid.clone();
                     self.written.insert(write.key, (uid, write.difference.status));
                 }
-                Some(Err(reason)) => failed = Some(reason),
+                Some(Err(reason)) => {
+                    self.failed.insert(write.key);
+                    failed = Some(reason);
+                }
                 None => {}
             }
         }
+        self.seen = Some(picture);
         let well = failed.is_none();
         self.say(failed);
         well
     }
 
-    fn writes(&mut self, picture: &Picture) -> Vec<Write> {
+    /// What is to be written of these objects. One that is gone is forgotten.
+    fn writes(&mut self, picture: &Picture, keys: &BTreeSet<ObjectKey>) -> Vec<Write> {
         let now = Timestamp::now();
         let mut writes = Vec::new();
-        for (key, status) in &picture.statuses {
-            let Some(subject) = Subject::find(picture, key) else {
-                continue;
-            };
-            let programmed = self.programmed(picture, key);
-            let Some(difference) = subject.difference(status, programmed.as_ref(), now) else {
+        for key in keys {
+            let found = picture.statuses.get(key).zip(Subject::find(picture, key));
+            let difference = found.and_then(|(status, subject)| {
+                let programmed = self.programmed(picture, key);
+                let difference = subject.difference(status, programmed.as_ref(), now)?;
+                Some((subject, difference))
+            });
+            let Some((subject, difference)) = difference else {
                 self.written.remove(key);
                 continue;
             };
@@ -199,7 +225,6 @@ impl Writer {
                 });
             }
         }
-        self.written.retain(|key, _| Subject::find(picture, key).is_some());
         writes
     }
 
@@ -208,9 +233,12 @@ impl Writer {
         let parts = self.hub.acceptances(key.kind, &name);
         let connected = parts.first()?.subscribers;
         // What is published may be older than what was judged: it waits for Envoy.
-        let acknowledged = parts.iter().map(|part| match picture.version(part.kind, &name) {
-            Some(wanted) if wanted == part.version => part.acknowledged,
-            _ => 0,
+        let acknowledged = parts.iter().map(|part| {
+            let wanted = picture.resources.get(&Key::new(part.kind, name.as_str()));
+            match wanted.is_some_and(|wanted| wanted.version == part.version) {
+                true => part.acknowledged,
+                false => 0,
+            }
         });
         Some(Programmed {
             connected,

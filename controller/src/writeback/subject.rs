@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
@@ -12,6 +13,7 @@ use kube::Resource;
 use kube::core::{ApiResource, ObjectMeta};
 use serde_json::{Value, json};
 
+use crate::index::Entry;
 use crate::picture::Picture;
 use crate::source::{Kind, ObjectKey};
 use crate::status::{Judged, Programmed, Status, conditions};
@@ -161,9 +163,8 @@ impl Subject {
     }
 }
 
-fn found<T>(objects: &[(ObjectKey, Arc<T>)], key: &ObjectKey) -> Option<Arc<T>> {
-    let at = objects.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
-    Some(Arc::clone(&objects[at].1))
+fn found<T>(objects: &OrdMap<ObjectKey, Entry<T>>, key: &ObjectKey) -> Option<Arc<T>> {
+    Some(Arc::clone(&objects.get(key)?.object))
 }
 
 fn differing<S: PartialEq + serde::Serialize>(before: Option<&S>, after: &S) -> Option<Value> {

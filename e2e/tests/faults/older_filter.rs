@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
-use kthena_controller::publish::{Access, Address, Bounds, Hub, Key, Resource, Server, Settings, Timeouts};
+use kthena_controller::publish::{Access, Address, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, by_key};
 use kthena_controller::requests;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::{Part, System};
@@ -125,7 +125,7 @@ async fn a_plugin_that_it_does_not_know_is_refused_by_name_and_everything_else_t
     load.goes_on(20).await;
     system.kill(Part::Controller).unwrap();
     let hub = newer_controller(&system).await;
-    hub.set_config(resources(&system, "random", &["llama"]));
+    hub.set_config(by_key(resources(&system, "random", &["llama"])));
     wait_until("the profile to be in force", SOON, async || {
         let acceptance = hub.acceptance(&key(ResourceType::Profile)).unwrap();
         acceptance.subscribers == 2 && acceptance.is_programmed()
@@ -134,7 +134,7 @@ async fn a_plugin_that_it_does_not_know_is_refused_by_name_and_everything_else_t
     .unwrap();
 
     // The same update brings a plugin of tomorrow and a new model.
-    let generation = hub.set_config(resources(&system, "crystal-ball", &["llama", "llama-2"]));
+    let generation = hub.set_config(by_key(resources(&system, "crystal-ball", &["llama", "llama-2"])));
     wait_until("both answers", SOON, async || hub.acknowledged(generation))
         .await
         .unwrap();
@@ -154,7 +154,7 @@ async fn a_plugin_that_it_does_not_know_is_refused_by_name_and_everything_else_t
         assert_eq!(answer.status, 200, "what came beside it is in force: {}", answer.text());
     }
 
-    let generation = hub.set_config(resources(&system, "least-request", &["llama"]));
+    let generation = hub.set_config(by_key(resources(&system, "least-request", &["llama"])));
     wait_until("both answers", SOON, async || hub.acknowledged(generation))
         .await
         .unwrap();

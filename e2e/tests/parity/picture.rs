@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kthena_controller::compile::{CompiledResource, Compiler, EndpointKey, Fact, Facts, Profiles, Settings, Touched};
+use kthena_controller::compile::{Compiler, EndpointKey, Fact, Facts, Key, Profiles, Resource, Settings, Touched};
 use kthena_controller::index::Index;
 use kthena_controller::source::{Event, Object, OrderKey, Origin};
 use kthena_scheduler::state::proto::{self, ResourceType};
@@ -14,7 +14,6 @@ use prost::Message as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use twox_hash::XxHash3_64;
 
 /// One picture.
 #[derive(Clone, Debug, Deserialize)]
@@ -104,19 +103,19 @@ impl Picture {
     /// The whole state, as one update.
     pub(crate) fn update(&self) -> proto::Update {
         let mut resources = self.compile();
-        let of = |kind| move |resource: &&CompiledResource| resource.kind == kind;
+        let of = |kind| move |resource: &&Resource| resource.key.kind == kind;
         let endpoints: Vec<_> = resources.iter().filter(of(ResourceType::Endpoints)).cloned().collect();
         resources.extend(endpoints.iter().map(|resource| self.load(resource)));
-        resources.sort_by_key(|resource| match resource.kind {
+        resources.sort_by_key(|resource| match resource.key.kind {
             ResourceType::Profile => 0,
             ResourceType::Server => 1,
             ResourceType::Endpoints => 2,
             ResourceType::Load => 3,
             _ => 4,
         });
-        let resource = |compiled: CompiledResource| proto::Resource {
-            r#type: compiled.kind.into(),
-            name: compiled.name.to_string(),
+        let resource = |compiled: Resource| proto::Resource {
+            r#type: compiled.key.kind.into(),
+            name: compiled.key.name.to_string(),
             version: compiled.version,
             body: compiled.body,
             ..proto::Resource::default()
@@ -129,7 +128,7 @@ impl Picture {
         }
     }
 
-    fn compile(&self) -> Vec<CompiledResource> {
+    fn compile(&self) -> Vec<Resource> {
         let mut index = Index::default();
         for (number, value) in (0..).zip(&self.objects) {
             let object = object(value);
@@ -158,7 +157,7 @@ impl Picture {
         for (key, status) in &output.statuses {
             assert!(status.accepted, "{key}: {:?}", status.errors);
         }
-        output.resources
+        output.resources.values().cloned().collect()
     }
 
     fn facts(&self) -> Facts {
@@ -178,7 +177,7 @@ impl Picture {
     }
 
     /// The loads of the endpoints in this resource.
-    fn load(&self, endpoints: &CompiledResource) -> CompiledResource {
+    fn load(&self, endpoints: &Resource) -> Resource {
         let listed = proto::Endpoints::decode(&*endpoints.body).unwrap().endpoints;
         let load = |endpoint: &proto::Endpoint| {
             let pod = endpoint.pod.trim_start_matches("default/");
@@ -200,13 +199,7 @@ impl Picture {
         let load = proto::Load {
             endpoints: listed.iter().map(load).collect(),
         };
-        let body = load.encode_to_vec();
-        CompiledResource {
-            kind: ResourceType::Load,
-            name: endpoints.name.clone(),
-            version: XxHash3_64::oneshot(&body),
-            body: body.into(),
-        }
+        Resource::encode(Key::new(ResourceType::Load, Arc::clone(&endpoints.key.name)), &load)
     }
 }
 

@@ -162,8 +162,7 @@ impl State {
             .watches
             .iter()
             .filter(|(id, _)| selecting(id))
-            .flat_map(|(_, progress)| progress.known.iter())
-            .map(|key| key.namespace.as_str())
+            .flat_map(|(_, progress)| namespaces(&progress.known))
             .collect();
         let watched: BTreeSet<&str> = self
             .watches
@@ -187,6 +186,19 @@ impl State {
         self.readable(&key);
         events.push(Event::Delete(key));
     }
+}
+
+/// The namespaces of keys of one kind, without a look at each of them.
+fn namespaces(keys: &BTreeSet<ObjectKey>) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut next = keys.first();
+    while let Some(key) = next {
+        found.push(key.namespace.as_str());
+        // The first name that could come after this one.
+        let after = ObjectKey::new(key.kind, format!("{}\0", key.namespace), "");
+        next = keys.range(after..).next();
+    }
+    found
 }
 
 // === impl Progress ===
@@ -341,6 +353,20 @@ mod tests {
         );
         assert_eq!(story.tell(Kind::ModelServer, gone("a")), ["-a"]);
         assert_eq!(story.tell(Kind::ModelServer, vec![seen(server("b", "x"))]), ["+b"]);
+    }
+
+    #[test]
+    fn each_namespace_is_found_once() {
+        let key = |namespace: &str, name: &str| ObjectKey::new(Kind::ModelServer, namespace, name);
+        let keys = [
+            key("a", "x"),
+            key("a", "y"),
+            key("a-b", "x"),
+            key("b", "x"),
+            key("b", "z"),
+        ];
+        assert_eq!(namespaces(&keys.into()), ["a", "a-b", "b"]);
+        assert!(namespaces(&BTreeSet::new()).is_empty());
     }
 
     #[test]
