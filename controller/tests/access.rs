@@ -206,7 +206,7 @@ fn two_teams(controller: &Controller) -> u64 {
         endpoints_of("inference-pool/team-a/pool", &[1]),
         route("team-b/secret", "secret"),
         endpoints_of("team-b/qwen", &[2]),
-    ])
+    ]))
 }
 
 fn placement(endpoint: u64) -> Placement {
@@ -255,7 +255,7 @@ async fn a_filter_sees_what_the_name_in_its_certificate_allows_and_changes_nothi
         placements: vec![placement(2), placement(1)],
     }))
     .await;
-    controller.hub.set_config(vec![
+    controller.hub.set_config(by_key(vec![
         route("team-a/chat", "newer"),
         endpoints_of("team-a/llama", &[1]),
         route("team-b/secret", "newer"),

@@ -6,12 +6,14 @@
 //!                      -> Envoy -> kthena-ext-proc <- state -> (kthena-controller observes the fleet)
 //! ```
 //!
-//! [`engines`] is the exception: it measures what decisions are worth on engines that run already.
+//! Two are different: [`engines`] measures what decisions are worth on engines that run already, and [`control`] how fast a change of the
+//! cluster reaches the filters, on a real API server.
 //!
 //! What must always hold: everything that is compared runs in the same minutes on the same machine, in turn; CPU is what the kernel
 //! charged to a process, never a share of wall time; an answer that is not the one expected is an error and the run fails.
 //! Absolute figures belong to the machine they were measured on: ratios are what carries over.
 
+pub mod control;
 pub mod engines;
 pub mod idle;
 pub mod load;

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kthena_e2e::bench::report::{self, Verdict};
 use kthena_e2e::bench::stand::Config;
-use kthena_e2e::bench::{engines, idle, memory, path, scrape};
+use kthena_e2e::bench::{control, engines, idle, memory, path, scrape};
 
 /// Measures what Kthena costs, side by side with doing without it. Absolute figures are those of this machine; ratios count.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ enum Measure {
     Scrape(ScrapeFlags),
     /// CPU of the wasm filter's VMs while nobody asks anything.
     Idle(IdleFlags),
+    /// How fast a change of the cluster reaches the filters, and what the controller costs among many objects, on a real API server.
+    Control(ControlFlags),
     /// Hits and times to first token on vLLM servers that run already: the default profile beside random choice.
     Engines(EnginesFlags),
 }
@@ -103,6 +105,48 @@ struct IdleFlags {
 }
 
 #[derive(Debug, Args)]
+struct ControlFlags {
+    /// What is measured; both when left out.
+    #[arg(long = "case", value_enum, value_delimiter = ',')]
+    cases: Vec<ControlCase>,
+    /// ext_proc servers that follow changes of pods.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
+    filters: u16,
+    /// Pods among which they change, a multiple of 50.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(100..=5000))]
+    pods: u16,
+    /// Changes of pods a second.
+    #[arg(long, default_value_t = 5.0, value_parser = rate)]
+    rate: f64,
+    /// Seconds of changes.
+    #[arg(long, default_value_t = 80.0, value_parser = seconds)]
+    seconds: f64,
+    /// ModelServers among which one change is measured, with a ModelRoute and five pods each, which are not observed.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(100..=10_000))]
+    servers: u16,
+    /// ModelServers among which it is measured first, to compare.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(100..=10_000))]
+    few: u16,
+    /// Changes of each kind.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    changes: u16,
+    /// Seconds that the controller is watched at rest.
+    #[arg(long, default_value_t = 20.0, value_parser = seconds)]
+    rest: f64,
+    /// File for the figures, one JSON object a line.
+    #[arg(long, default_value = "target/bench/control.jsonl")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ControlCase {
+    /// From a changed pod to every filter.
+    Reach,
+    /// Many objects.
+    Scale,
+}
+
+#[derive(Debug, Args)]
 struct EnginesFlags {
     /// Where an engine listens, an IPv4 address and a port; once for each engine, all at the same port.
     #[arg(long = "endpoint", required = true)]
@@ -154,6 +198,11 @@ impl EnginesFlags {
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.ok_or_else(|| "give seconds from 0.1 to 3600".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.1..=100.0).contains(rate));
+    rate.ok_or_else(|| "give changes a second from 0.1 to 100".to_owned())
 }
 
 fn case(text: &str) -> Result<path::Case, String> {
@@ -214,6 +263,7 @@ async fn measure(measure: Measure) -> Result<u64> {
             Ok(0)
         }
         Measure::Idle(flags) => measure_idle(&flags).await,
+        Measure::Control(flags) => measure_control(&flags).await,
         Measure::Engines(flags) => {
             let rows = engines::run(&flags.settings()).await?;
             print!("{}", engines::table(&rows));
@@ -256,6 +306,37 @@ async fn measure_idle(flags: &IdleFlags) -> Result<u64> {
     }
     write(&flags.out, &lines)?;
     Ok(0)
+}
+
+async fn measure_control(flags: &ControlFlags) -> Result<u64> {
+    let wanted = |case| flags.cases.is_empty() || flags.cases.contains(&case);
+    let mut parts = Vec::new();
+    if wanted(ControlCase::Reach) {
+        let settings = control::reach::Settings {
+            filters: flags.filters.into(),
+            pods: flags.pods,
+            rate: flags.rate,
+            length: Duration::from_secs_f64(flags.seconds),
+        };
+        parts.push(control::reach::run(&settings).await?);
+    }
+    if wanted(ControlCase::Scale) {
+        let settings = control::scale::Settings {
+            servers: flags.servers.into(),
+            few: flags.few.min(flags.servers).into(),
+            changes: flags.changes.into(),
+            length: Duration::from_secs_f64(flags.rest),
+        };
+        parts.push(control::scale::run(&settings).await?);
+    }
+    let mut lines = String::new();
+    for part in &parts {
+        println!("{}", part.table);
+        tell(&part.verdicts);
+        part.lines.iter().for_each(|line| lines.push_str(&format!("{line}\n")));
+    }
+    write(&flags.out, &lines)?;
+    Ok(parts.iter().map(|part| part.errors).sum())
 }
 
 fn write(file: &Path, lines: &str) -> Result<()> {

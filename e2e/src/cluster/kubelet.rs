@@ -87,11 +87,28 @@ impl Cluster {
     /// # Errors
     /// When the API server refuses.
     pub async fn run_pod(&self, pod: &PodSpec) -> Result<()> {
+        self.create_pod(pod).await?;
+        self.start_pod(pod).await
+    }
+
+    /// A pod is created and scheduled: nothing of it runs yet.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn create_pod(&self, pod: &PodSpec) -> Result<()> {
         let object: Pod = serde_json::from_value(pod.object()).context("a pod")?;
         self.pods(&pod.namespace)
             .create(&PostParams::default(), &object)
             .await
             .with_context(|| format!("cannot create the pod {}", pod.name))?;
+        Ok(())
+    }
+
+    /// A pod that was created is started, and ready.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub async fn start_pod(&self, pod: &PodSpec) -> Result<()> {
         self.set_pod_status(&pod.namespace, &pod.name, &pod.running()).await
     }
 

@@ -246,6 +246,15 @@ impl System {
         found.with_context(|| format!("there is no ext_proc server {number}"))
     }
 
+    /// Where an ext_proc server is asked.
+    ///
+    /// # Errors
+    /// When there are not that many.
+    pub fn ext_proc_address(&self, number: usize) -> Result<SocketAddr> {
+        let found = self.ext_procs.get(number).map(Service::address);
+        found.with_context(|| format!("there is no ext_proc server {number}"))
+    }
+
     /// A debug page of the controller or of an ext_proc server, as text.
     ///
     /// # Errors
