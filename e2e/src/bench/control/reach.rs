@@ -180,7 +180,8 @@ impl Stage<'_> {
         let mut seen = Vec::new();
         let mut ticks = interval(Duration::from_secs_f64(1.0 / settings.rate));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let until = Instant::now() + settings.length;
+        let first = Instant::now();
+        let until = first + settings.length;
         let mut comes = false;
         loop {
             tokio::select! {
@@ -188,7 +189,7 @@ impl Stage<'_> {
                     // A pod comes after one has gone; at the start none has.
                     let slot = if comes { away.pop_front() } else { home.pop_front() };
                     if let Some(slot) = slot {
-                        running.push(self.change(slot, comes));
+                        running.push(self.change(slot, comes, first.elapsed()));
                     }
                     comes = !comes;
                 }
@@ -205,22 +206,38 @@ impl Stage<'_> {
         }
     }
 
-    async fn change(&self, mut slot: Slot, ready: bool) -> Result<Seen> {
+    async fn change(&self, mut slot: Slot, ready: bool, at: Duration) -> Result<Seen> {
         let followed = AtomicBool::new(false);
         let begun = Instant::now();
-        let filters = async {
+        let all = async {
             match ready {
                 true => self.cluster.start_pod(&pod(&slot)).await?,
                 false => self.cluster.end_pod("default", &slot.name).await?,
             }
+            let told = begun.elapsed();
             let filters = self.filters.iter().map(|filter| follow(filter, &slot, ready, begun));
-            let times = try_join_all(filters).await;
+            let times = try_join_all(filters).await?;
             sleep(AFTERWARDS).await;
+            anyhow::Ok((told, times))
+        };
+        let filters = async {
+            let all = all.await;
             followed.store(true, Relaxed);
-            times
+            all
         };
         let (filters, traffic) = tokio::join!(filters, self.traffic(&slot, begun, &followed));
-        let filters = filters.with_context(|| format!("the pod {}", slot.name))?;
+        let (told, filters) = filters.with_context(|| format!("the pod {}", slot.name))?;
+        let slowest = filters.iter().max().copied().unwrap_or_default();
+        if slowest.as_secs_f64() * 1e3 > TARGET_MS {
+            eprintln!(
+                "{} {}, {:.1} s after the first change: {:.0} ms until all filters had followed, {:.0} ms until the API server had answered",
+                slot.name,
+                if ready { "became ready" } else { "was deleted" },
+                at.as_secs_f64(),
+                slowest.as_secs_f64() * 1e3,
+                told.as_secs_f64() * 1e3,
+            );
+        }
         if !ready {
             self.cluster.remove_pod("default", &slot.name).await?;
             slot.round += 1;
