@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::facts::{EndpointKey, Facts};
+use super::facts::{Facts, Touched};
 use super::kin::Kin;
 use super::output::{Key, Output, Resource, Resources};
 use super::pool::Pools;
@@ -21,20 +21,11 @@ use super::settings::Settings;
 use super::targets::Targets;
 use super::versions::{Judgement, Versions};
 use super::{Cluster, route, server};
-use crate::index::{Index, PodView};
+use crate::index::Index;
 use crate::source::{Kind, ObjectKey};
 use crate::status::Status;
 use kthena_gateway_api::{ExternalModelProvider, FieldIssue, ModelRoute, ModelServer};
 use kthena_scheduler::state::proto::ResourceType;
-
-/// What has changed since the last compilation, of what is not compared.
-#[derive(Clone, Debug, Default)]
-pub struct Touched {
-    /// Pods as they were before a change, and as they are after it.
-    pub pods: Vec<Arc<PodView>>,
-    /// Endpoints of which something else is known now.
-    pub endpoints: Vec<EndpointKey>,
-}
 
 /// Compiles, and keeps the last good version of every object for the day when a bad one comes.
 #[derive(Debug)]

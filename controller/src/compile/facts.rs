@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::index::PodView;
+
 /// A port of a pod, before its incarnation is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey {
@@ -48,4 +50,13 @@ pub struct Facts {
     /// Endpoints that are being asked for the first time. They are in Envoy and observed, but kept back from the filters:
     /// their incarnation is known in a moment, and would make other endpoints of them.
     pub pending: BTreeSet<EndpointKey>,
+}
+
+/// What has changed since the last compilation, of what is not compared.
+#[derive(Clone, Debug, Default)]
+pub struct Touched {
+    /// Pods as they were before a change, and as they are after it.
+    pub pods: Vec<Arc<PodView>>,
+    /// Endpoints of which something else is known now.
+    pub endpoints: Vec<EndpointKey>,
 }

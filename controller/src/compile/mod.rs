@@ -21,8 +21,8 @@ mod tests;
 mod versions;
 
 pub use cluster::{Cluster, cluster_name};
-pub use compiler::{Compiler, Touched};
-pub use facts::{EndpointKey, Fact, Facts};
+pub use compiler::Compiler;
+pub use facts::{EndpointKey, Fact, Facts, Touched};
 pub use output::{Key, Output, Resource, Resources, ScrapeTarget, by_key};
 pub use profile::{InvalidConfiguration, Profiles};
 pub use settings::Settings;

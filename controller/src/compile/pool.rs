@@ -11,8 +11,7 @@ use imbl::ordmap::DiffItem;
 use kthena_gateway_api::InferencePool;
 use kthena_scheduler::state::proto::ResourceType;
 
-use super::compiler::Touched;
-use super::facts::{EndpointKey, Facts};
+use super::facts::{EndpointKey, Facts, Touched};
 use super::output::{Key, Resource, Resources};
 use super::selectors::Selectors;
 use super::server::{endpoint, message};
