@@ -165,7 +165,7 @@ struct Named {
 
 #[derive(Debug)]
 enum Answer {
-    Scan(UsageScan),
+    Scan(Box<UsageScan>),
     Filter(Box<UsageFilter>),
 }
 
@@ -431,7 +431,7 @@ impl Exchange {
         self.phase = Phase::Sent(Some(if self.injected && sse {
             Answer::Filter(Box::new(UsageFilter::new(form)))
         } else {
-            Answer::Scan(UsageScan::new(form, sse))
+            Answer::Scan(Box::new(UsageScan::new(form, sse)))
         }));
     }
 
