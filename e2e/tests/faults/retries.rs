@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Instant;
 
 use kthena_e2e::client::{Answer, Ask};
 use kthena_e2e::process::wait_until;
@@ -58,13 +59,26 @@ fn short_question() -> Ask {
     Ask::post(CHAT, body.to_string())
 }
 
-/// Asks twice; the second time the model server of the first answer has a fault. Returns it, and the second answer.
+/// Asks twice; the second time the model server of the first answer has a fault. Returns it, and the second answer. On a busy machine the
+/// first may seem slow, and another be preferred the second time: then both are asked again.
 async fn ask_again(system: &System, ask: Ask, fault: Fault) -> (Ipv4Addr, Answer) {
-    let first = who(&send(system, ask.clone()).await);
-    system.fleet().inflict(&fault, &[first]).await.unwrap();
-    let answer = send(system, ask).await;
-    system.fleet().heal(&[first]).await.unwrap();
-    (first, answer)
+    let deadline = Instant::now() + SOON;
+    loop {
+        let first = who(&send(system, ask.clone()).await);
+        system.fleet().inflict(&fault, &[first]).await.unwrap();
+        let answer = send(system, ask.clone()).await;
+        system.fleet().heal(&[first]).await.unwrap();
+        let line = log_line(system, &answer.header("x-request-id")).await;
+        if line["selected_pod"] == pod(system, first) || Instant::now() > deadline {
+            return (first, answer);
+        }
+    }
+}
+
+fn pod(system: &System, address: Ipv4Addr) -> String {
+    let pods = system.fleet().addresses("llama");
+    let place = pods.iter().position(|pod| *pod == address).unwrap();
+    format!("default/llama-{place}")
 }
 
 /// Asserts that the answer came from another model server of the same model, at the second try.
@@ -77,12 +91,7 @@ async fn assert_tried_again(system: &System, first: Ipv4Addr, answer: &Answer, w
         "{what}: {served} after {first}"
     );
     let line = log_line(system, &answer.header("x-request-id")).await;
-    let selected = pods.iter().position(|pod| *pod == first).unwrap();
-    assert_eq!(
-        line["selected_pod"],
-        format!("default/llama-{selected}"),
-        "{what}: {line}"
-    );
+    assert_eq!(line["selected_pod"], pod(system, first), "{what}: {line}");
     assert_eq!(line["upstream_attempts"], 2, "{what}: {line}");
     assert!(
         line["served_pod"].as_str().unwrap().starts_with(&served.to_string()),
