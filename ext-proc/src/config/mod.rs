@@ -97,7 +97,8 @@ pub struct Serve {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "State")]
 pub struct Source {
-    /// The controller: http://host:port, https://host:port or unix:/path.
+    /// The controller: http://host:port, https://host:port or unix:/path. Several may be named, with commas between: when one is lost, the next is
+    /// tried.
     #[arg(long, env = "KTHENA_STATE", value_name = "URL")]
     pub state: String,
     /// Authorities (PEM) that sign the controller's certificate.

@@ -3,6 +3,7 @@
 //! What must always hold: a token never crosses a network in the clear: with `http` it is sent to loopback alone. Each connection is made with the
 //! newest certificates that were found good, and with the token as it is then.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,10 +20,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const WINDOW_BYTES: u32 = 4 << 20;
 
-/// Where the controller is and how a filter shows who it is.
+/// Where controllers are, any of which serves, and how a filter shows who it is.
 #[derive(Clone, Debug)]
 pub struct Controller {
-    url: String,
+    urls: Vec<String>,
+    /// The one that is tried.
+    at: usize,
     token: Option<PathBuf>,
     tls: Option<Arc<Rotating<ClientTlsConfig>>>,
 }
@@ -79,45 +82,21 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 impl Controller {
-    /// Checks URL and credentials against each other.
+    /// Checks URLs, with commas between them, and credentials against each other. Which is tried first is left to chance, so that the filters of
+    /// several controllers are spread over them.
     ///
     /// # Errors
     /// A scheme other than `http`, `https` and `unix`; `https` without authorities; a token over plain `http` to
     /// another host; certificates that cannot be used.
-    pub fn new(url: &str, credentials: Credentials) -> Result<Self, ConnectError> {
-        let refuse = |reason: &str| {
-            Err(ConnectError::Url {
-                url: url.to_owned(),
-                reason: reason.to_owned(),
-            })
-        };
-        let tls = credentials.ca.is_some() || credentials.identity.is_some() || credentials.server_name.is_some();
-        if let Some(path) = url.strip_prefix("unix:") {
-            if !path.starts_with('/') || tls {
-                return refuse("give unix:/absolute/path, without TLS options");
-            }
-        } else {
-            let uri: Uri = match url.parse() {
-                Ok(uri) => uri,
-                Err(_) => return refuse("give http://host:port, https://host:port or unix:/path"),
-            };
-            match (uri.scheme_str(), uri.host()) {
-                (Some("https"), Some(_)) if credentials.ca.is_none() => {
-                    return refuse("https needs the controller's authorities: set --state-ca");
-                }
-                (Some("https"), Some(_)) => {}
-                (Some("http"), Some(_)) if tls => return refuse("TLS options need https"),
-                (Some("http"), Some(host)) if credentials.token.is_some() && !is_loopback(host) => {
-                    return refuse("a token may not travel in the clear: use https");
-                }
-                (Some("http"), Some(_)) => {}
-                _ => return refuse("give http://host:port, https://host:port or unix:/path"),
-            }
-        }
+    pub fn new(urls: &str, credentials: Credentials) -> Result<Self, ConnectError> {
+        let urls: Vec<String> = urls.split(',').map(|url| url.trim().to_owned()).collect();
+        urls.iter().try_for_each(|url| check(url, &credentials))?;
+        let random = RandomState::new().hash_one(urls.len());
         let token = credentials.token.clone();
         let tls = credentials.open().map_err(ConnectError::Certificates)?;
         Ok(Self {
-            url: url.to_owned(),
+            at: usize::try_from(random).unwrap_or(0) % urls.len(),
+            urls,
             token,
             tls: tls.map(Arc::new),
         })
@@ -131,14 +110,19 @@ impl Controller {
         }
     }
 
-    /// The URL as given.
+    /// The URL of the one that is tried, as given.
     pub fn url(&self) -> &str {
-        &self.url
+        self.urls.get(self.at).map_or("", String::as_str)
+    }
+
+    /// From now on the next one is tried.
+    pub(super) fn move_on(&mut self) {
+        self.at = (self.at + 1) % self.urls.len();
     }
 
     /// Connects.
     pub(super) async fn connect(&self) -> Result<(Channel, Option<MetadataValue<Ascii>>), ConnectError> {
-        let mut endpoint = Endpoint::from_shared(self.url.clone())?
+        let mut endpoint = Endpoint::from_shared(self.url().to_owned())?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -189,6 +173,39 @@ fn client(contents: &[Vec<u8>], server_name: Option<&str>) -> Result<ClientTlsCo
     tried.map(|_| tls).map_err(|error| causes(&error))
 }
 
+fn check(url: &str, credentials: &Credentials) -> Result<(), ConnectError> {
+    let refuse = |reason: &str| {
+        Err(ConnectError::Url {
+            url: url.to_owned(),
+            reason: reason.to_owned(),
+        })
+    };
+    let tls = credentials.ca.is_some() || credentials.identity.is_some() || credentials.server_name.is_some();
+    if let Some(path) = url.strip_prefix("unix:") {
+        if !path.starts_with('/') || tls {
+            return refuse("give unix:/absolute/path, without TLS options");
+        }
+    } else {
+        let uri: Uri = match url.parse() {
+            Ok(uri) => uri,
+            Err(_) => return refuse("give http://host:port, https://host:port or unix:/path"),
+        };
+        match (uri.scheme_str(), uri.host()) {
+            (Some("https"), Some(_)) if credentials.ca.is_none() => {
+                return refuse("https needs the controller's authorities: set --state-ca");
+            }
+            (Some("https"), Some(_)) => {}
+            (Some("http"), Some(_)) if tls => return refuse("TLS options need https"),
+            (Some("http"), Some(host)) if credentials.token.is_some() && !is_loopback(host) => {
+                return refuse("a token may not travel in the clear: use https");
+            }
+            (Some("http"), Some(_)) => {}
+            _ => return refuse("give http://host:port, https://host:port or unix:/path"),
+        }
+    }
+    Ok(())
+}
+
 async fn token(path: &Path) -> Result<MetadataValue<Ascii>, ConnectError> {
     let text = String::from_utf8(read(path).await?).unwrap_or_default();
     let text = text.trim();
@@ -216,7 +233,7 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(url: &str, credentials: Credentials) -> Result<(), String> {
+    fn checked(url: &str, credentials: Credentials) -> Result<(), String> {
         Controller::new(url, credentials).map(drop).map_err(|e| e.to_string())
     }
 
@@ -229,29 +246,51 @@ mod tests {
 
     #[test]
     fn a_token_stays_off_the_open_network() {
-        assert!(check("http://controller:9100", Credentials::default()).is_ok());
-        assert!(check("http://127.0.0.1:9100", token()).is_ok());
-        assert!(check("http://[::1]:9100", token()).is_ok());
-        assert!(check("unix:/run/kthena.sock", token()).is_ok());
-        assert!(check("http://controller:9100", token()).unwrap_err().contains("https"));
+        assert!(checked("http://controller:9100", Credentials::default()).is_ok());
+        assert!(checked("http://127.0.0.1:9100", token()).is_ok());
+        assert!(checked("http://[::1]:9100", token()).is_ok());
+        assert!(checked("unix:/run/kthena.sock", token()).is_ok());
+        assert!(
+            checked("http://controller:9100", token())
+                .unwrap_err()
+                .contains("https")
+        );
     }
 
     #[test]
     fn a_url_that_cannot_work_says_what_would() {
         for url in ["controller:9100", "ftp://a:1", "", "unix:relative"] {
             assert!(
-                check(url, Credentials::default()).unwrap_err().contains("unix:/"),
+                checked(url, Credentials::default()).unwrap_err().contains("unix:/"),
                 "{url}"
             );
         }
-        let without_ca = check("https://controller:9100", Credentials::default());
+        let without_ca = checked("https://controller:9100", Credentials::default());
         assert!(without_ca.unwrap_err().contains("--state-ca"));
         let ca = Credentials {
             ca: Some("/ca.pem".into()),
             ..Credentials::default()
         };
-        let missing = check("https://controller:9100", ca.clone()).unwrap_err();
+        let missing = checked("https://controller:9100", ca.clone()).unwrap_err();
         assert!(missing.contains("/ca.pem"), "{missing}");
-        assert!(check("http://controller:9100", ca).is_err());
+        assert!(checked("http://controller:9100", ca).is_err());
+    }
+
+    #[test]
+    fn of_several_each_has_its_turn_and_none_may_be_wrong() {
+        let mut controller = Controller::new("http://a:1, http://b:1,http://c:1", Credentials::default()).unwrap();
+        let mut tried: Vec<String> = Vec::new();
+        for _ in 0..3 {
+            tried.push(controller.url().to_owned());
+            controller.move_on();
+        }
+        assert_eq!(controller.url(), tried[0]);
+        tried.sort();
+        assert_eq!(tried, ["http://a:1", "http://b:1", "http://c:1"]);
+        assert!(
+            checked("http://a:1,b", Credentials::default())
+                .unwrap_err()
+                .contains("`b`")
+        );
     }
 }

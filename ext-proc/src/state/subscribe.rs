@@ -29,6 +29,8 @@ impl Subscription {
                 session = self.session() => session,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
+            // Where there are several, another may be there.
+            self.controller.move_on();
             if connected && began.elapsed() > LONGEST_WAIT {
                 wait = FIRST_WAIT;
             }
