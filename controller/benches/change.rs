@@ -12,7 +12,7 @@ use kthena_controller::envoy::{self, Rollout};
 use kthena_controller::index::Index;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
-use kthena_controller::publish::{self, Bounds, Hub};
+use kthena_controller::publish::{self, Bounds, Hub, PeerBounds};
 use kthena_controller::source::{Event, Object, OrderKey, Origin};
 use serde_json::{Value, json};
 
@@ -79,6 +79,7 @@ impl World {
             max_subscribers: 1,
             reports: Bounds {
                 max_origins: 1,
+                max_peer_origins: 8,
                 max_entries: 1,
                 lost_after_ms: 1,
             },
@@ -89,6 +90,11 @@ impl World {
             requests: kthena_controller::requests::Bounds {
                 max_series: 100,
                 max_origins: 100,
+            },
+            peers: PeerBounds {
+                max_followers: 4,
+                max_endpoints: 1_000,
+                max_resources: 1_000,
             },
         };
         let mut world = Self {

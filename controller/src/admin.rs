@@ -57,6 +57,7 @@ impl Admin {
             .route("/debug/config_dump/namespaces/{namespace}/{kind}/{name}", get(dump_one))
             .route("/debug/status", get(status))
             .route("/debug/subscribers", get(subscribers))
+            .route("/debug/peers", get(peers))
             .with_state(self)
     }
 
@@ -204,6 +205,10 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
 
 async fn subscribers(State(admin): State<Admin>) -> Response {
     Json(json!({"subscribers": admin.hub.subscribers()})).into_response()
+}
+
+async fn peers(State(admin): State<Admin>) -> Response {
+    Json(json!({"instance": admin.hub.instance(), "peers": admin.hub.peers()})).into_response()
 }
 
 /// Listens for pages.

@@ -14,6 +14,7 @@ pub mod index;
 pub mod leader;
 pub mod metrics;
 pub mod observe;
+pub mod peers;
 pub mod picture;
 pub mod publish;
 pub mod requests;

@@ -56,6 +56,29 @@ pub struct Publish {
     pub placements_bytes: Gauge,
     /// Settlements that were not relayed, by reason.
     pub settlements_dropped: Family<Kind, Counter>,
+    /// Endpoints whose last observation is another controller's.
+    pub of_others: Gauge,
+    /// Of other controllers.
+    pub peers: Peers,
+}
+
+/// Metrics of what controllers tell each other.
+#[derive(Clone, Debug, Default)]
+pub struct Peers {
+    /// Addresses where a controller may be, this one's own among them.
+    pub known: Gauge,
+    /// Addresses left out because as many as are allowed are known.
+    pub refused: Gauge,
+    /// Controllers that this one follows.
+    pub followed: Gauge,
+    /// Controllers that follow this one.
+    pub followers: Gauge,
+    /// Streams that could not be had, or broke off, by reason.
+    pub failures: Family<Kind, Counter>,
+    /// Messages from other controllers, by kind.
+    pub messages: Family<Kind, Counter>,
+    /// What other controllers told and there was no room for, by what it was.
+    pub dropped: Family<Kind, Counter>,
 }
 
 /// Metrics of observation.
@@ -221,6 +244,54 @@ impl Publish {
             "Settlements that were not relayed, by reason",
             self.settlements_dropped.clone(),
         );
+        r.register(
+            "scrape_targets_of_others",
+            "Endpoints whose last observation is another controller's",
+            self.of_others.clone(),
+        );
+        self.peers.register(r);
+    }
+}
+
+// === impl Peers ===
+
+impl Peers {
+    fn register(&self, r: &mut Registry) {
+        r.register(
+            "peer_addresses",
+            "Addresses where a controller may be, this one's own among them",
+            self.known.clone(),
+        );
+        r.register(
+            "peer_addresses_refused",
+            "Addresses left out because the bound is reached",
+            self.refused.clone(),
+        );
+        r.register(
+            "peers",
+            "Controllers that tell this one what they know",
+            self.followed.clone(),
+        );
+        r.register(
+            "peer_followers",
+            "Controllers that this one tells what it knows",
+            self.followers.clone(),
+        );
+        r.register(
+            "peer_failures",
+            "Streams from other controllers that could not be had or broke off, by reason",
+            self.failures.clone(),
+        );
+        r.register(
+            "peer_messages",
+            "Messages from other controllers, by kind",
+            self.messages.clone(),
+        );
+        r.register(
+            "peer_dropped",
+            "What other controllers told and there was no room for, by kind",
+            self.dropped.clone(),
+        );
     }
 }
 
@@ -242,6 +313,8 @@ impl Default for Publish {
             placements_dropped: Family::default(),
             placements_bytes: Gauge::default(),
             settlements_dropped: Family::default(),
+            of_others: Gauge::default(),
+            peers: Peers::default(),
         }
     }
 }

@@ -19,7 +19,8 @@ use crate::config::{self, Config};
 use crate::envoy::{Files, Rollout};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
-use crate::observe::{Scraper, Table};
+use crate::observe::{Scraper, Share, Table};
+use crate::peers;
 use crate::picture::Picture;
 use crate::publish::{Address, Hub, Server};
 use crate::run::{self, Parts};
@@ -42,6 +43,7 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> anyhow::R
     let table = Table::new();
     let hub = Hub::new(config.publish(), Arc::clone(&table), clock, metrics.publish.clone());
     registry.register_collector(Box::new(hub.requests()));
+    let share = Arc::new(Share::new(hub.instance()));
     let (picture, picture_seen) = watch::channel(Arc::new(Picture::default()));
     let (ready, mut ready_seen) = watch::channel(false);
     let pages = Admin {
@@ -55,9 +57,21 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> anyhow::R
     let address = config.state_address()?;
     let Listeners { state, machine, debug } = bind(config, &address, &hub, &metrics).await?;
     let files = open_files(config)?;
+    let others = peers::run(
+        config.peers()?,
+        Arc::clone(&hub),
+        Arc::clone(&share),
+        metrics.publish.peers.clone(),
+    );
     let parts = Parts {
         compiler: Compiler::new(settings),
-        scraper: Scraper::new(config.observe(), Arc::clone(&table), clock, metrics.observe.clone())?,
+        scraper: Scraper::new(
+            config.observe(),
+            share,
+            Arc::clone(&table),
+            clock,
+            metrics.observe.clone(),
+        )?,
         table,
         hub,
         files,
@@ -89,6 +103,7 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> anyhow::R
         ended = state.run(std::future::pending()) => ended.context("the state service ended"),
         ended = admin::serve(machine, pages.clone().machine_pages()) => ended.context("the admin pages ended"),
         ended = admin::serve(debug, pages.debug_pages()) => ended.context("the debug pages ended"),
+        () = others => Ok(()),
         () = run::run(parts, source.events()) => Err(anyhow::anyhow!("{from} is not watched any more")),
     };
     // A Lease that is given back makes a successor lead at once.

@@ -12,7 +12,7 @@ use engine::{Engine, metrics};
 use kthena_controller::clock::Clock;
 use kthena_controller::compile::{EndpointKey, Facts, ScrapeTarget};
 use kthena_controller::metrics::Metrics;
-use kthena_controller::observe::{Observation, Scraper, Settings, Table};
+use kthena_controller::observe::{Observation, Scraper, Settings, Share, Table};
 use kthena_gateway_api::InferenceEngine;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,7 +43,14 @@ fn settings() -> Settings {
 fn observer(settings: Settings) -> Observer {
     let table = Table::new();
     let metrics = Metrics::default();
-    let scraper = Scraper::new(settings, Arc::clone(&table), Clock::start(), metrics.observe.clone()).unwrap();
+    let scraper = Scraper::new(
+        settings,
+        Arc::new(Share::new("alone")),
+        Arc::clone(&table),
+        Clock::start(),
+        metrics.observe.clone(),
+    )
+    .unwrap();
     Observer {
         table,
         metrics,

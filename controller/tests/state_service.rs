@@ -15,6 +15,7 @@ use kthena_scheduler::state::proto::{
     Counted, Counts, Echo, Hello, Load, Placement, Placements, RequestCounts, ResourceType, Settlement, Settlements,
     from_filter,
 };
+use kthena_scheduler::time::Time;
 use prost::Message;
 use service::{Controller, endpoints, report, route, settings, start};
 use tokio::time::timeout;
@@ -213,14 +214,14 @@ async fn what_is_observed_reaches_the_filters_with_its_age() {
         uid: "uid-1".into(),
         port: 8000,
     };
-    controller.table.expect(&key);
+    controller.table.expect(&key, 0, Time::default());
     let mut seen = Observation {
-        sampled_at: Some(kthena_scheduler::time::Time::default()),
+        sampled_at: Some(Time::default()),
         ..Observation::default()
     };
     seen.sample.waiting = Some(7);
     seen.down = true;
-    controller.table.store(&key, seen);
+    controller.table.store(&key, seen, controller.hub.now());
     let shown = |filter: &Filter| {
         let (_, body) = filter.held.get(&Key::new(ResourceType::Load, "ns/llama"))?;
         let load = Load::decode(body.clone()).unwrap().endpoints.remove(0);

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
-use kthena_controller::publish::{Access, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, Tls, by_key};
+use kthena_controller::publish::{
+    Access, Bounds, Hub, Key, PeerBounds, Resource, Server, Settings, Timeouts, Tls, by_key,
+};
 use kthena_controller::requests;
 use kthena_e2e::authority::Authority;
 use kthena_e2e::scratch::Scratch;
@@ -33,6 +35,7 @@ async fn publisher(access: Access) -> Publisher {
         max_subscribers: 10,
         reports: Bounds {
             max_origins: 8,
+            max_peer_origins: 8,
             max_entries: 1_000,
             lost_after_ms: 200,
         },
@@ -43,6 +46,11 @@ async fn publisher(access: Access) -> Publisher {
         requests: requests::Bounds {
             max_series: 100,
             max_origins: 100,
+        },
+        peers: PeerBounds {
+            max_followers: 4,
+            max_endpoints: 1_000,
+            max_resources: 1_000,
         },
     };
     let metrics = Metrics::default().publish;

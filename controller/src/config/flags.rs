@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::duration::duration;
+use crate::peers::Place;
 use crate::publish::Rule;
 use crate::source::kubernetes;
 
@@ -172,6 +173,44 @@ pub(super) struct State {
     /// How long a filter may take to acknowledge an update, or to take a message.
     #[arg(long, env = "KTHENA_STATE_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub(super) state_timeout: Duration,
+}
+
+/// The other controllers.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Other controllers")]
+pub(super) struct Peers {
+    /// Where all controllers of the deployment are (this one may be among them), with commas between: a name whose addresses are all of them, or
+    /// each by itself. They share what filters report and what is observed. Without it, this one is alone.
+    #[arg(long, env = "KTHENA_PEERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(super) peers: Vec<Place>,
+
+    /// Name in the controllers' certificates, where it is not the host of --peers. Each shows --state-tls-cert to the others.
+    #[arg(long, env = "KTHENA_PEER_SERVER_NAME", value_name = "NAME", requires = "peers")]
+    pub(super) peer_server_name: Option<String>,
+
+    /// PEM certificates of the authorities that sign the controllers' certificates. Without it, --state-client-ca.
+    #[arg(long, env = "KTHENA_PEER_CA", value_name = "FILE", requires = "peers")]
+    pub(super) peer_ca: Option<PathBuf>,
+
+    /// Time from one look-up of the names to the next.
+    #[arg(long, env = "KTHENA_PEER_LOOKUP_INTERVAL", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub(super) peer_lookup_interval: Duration,
+
+    /// How long another controller may be silent before it is given up.
+    #[arg(long, env = "KTHENA_PEER_TIMEOUT", default_value = "4s", value_parser = duration, value_name = "TIME")]
+    pub(super) peer_timeout: Duration,
+
+    /// Other controllers at one time.
+    #[arg(long, env = "KTHENA_MAX_PEERS", default_value_t = 16)]
+    pub(super) max_peers: usize,
+
+    /// Deciders that another controller may tell of.
+    #[arg(long, env = "KTHENA_PEER_MAX_ORIGINS", default_value_t = 16_384)]
+    pub(super) peer_max_origins: usize,
+
+    /// Resources that another controller may tell how far its filters have got with.
+    #[arg(long, env = "KTHENA_PEER_MAX_RESOURCES", default_value_t = 400_000)]
+    pub(super) peer_max_resources: usize,
 }
 
 /// Observation.

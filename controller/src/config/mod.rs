@@ -14,12 +14,13 @@ use clap::Parser;
 
 use duration::duration;
 pub use flags::LogFormat;
-use flags::{Kubernetes, Leader, Scrape, State};
+use flags::{Kubernetes, Leader, Peers, Scrape, State};
 
 use crate::envoy;
 use crate::leader;
 use crate::observe;
-use crate::publish::{self, Access, AccessError, Address, Bounds, Timeouts, Tls};
+use crate::peers;
+use crate::publish::{self, Access, AccessError, Address, Bounds, PeerBounds, Timeouts, Tls};
 use crate::requests;
 use crate::source::folder::FolderConfig;
 use crate::source::kubernetes;
@@ -81,6 +82,9 @@ pub struct Config {
 
     #[command(flatten)]
     state: State,
+
+    #[command(flatten)]
+    peers: Peers,
 
     #[command(flatten)]
     scrape: Scrape,
@@ -146,6 +150,17 @@ pub enum Invalid {
     /// Client authorities without a certificate of our own.
     #[error("--state-client-ca needs --state-tls-cert and --state-tls-key")]
     CaWithoutTls,
+    /// Other controllers cannot be told apart from strangers.
+    #[error(
+        "--peers needs --peer-ca or --state-client-ca beside --state-tls-cert: by what are their certificates known?"
+    )]
+    PeersWithoutCa,
+    /// Authorities or a name for connections without TLS.
+    #[error("--peer-ca and --peer-server-name need --state-tls-cert and --state-tls-key")]
+    PeersWithoutTls,
+    /// Other controllers cannot call.
+    #[error("--peers needs --state-listen with ip:port: other controllers cannot reach a Unix socket")]
+    PeersOnSocket,
     /// The debug pages can be reached by others.
     #[error("--debug-listen {0} can be reached from other machines: the debug pages may only listen on loopback")]
     Debug(SocketAddr),
@@ -177,6 +192,7 @@ impl Config {
     /// The first combination found that cannot work.
     pub fn check(&self) -> Result<(), Invalid> {
         self.access()?.check(&self.state_address()?)?;
+        self.peers()?;
         if !self.debug_listen.ip().to_canonical().is_loopback() {
             return Err(Invalid::Debug(self.debug_listen));
         }
@@ -195,6 +211,10 @@ impl Config {
             ("state-max-counted-origins", self.state.state_max_counted_origins == 0),
             ("state-tick", self.state.state_tick.is_zero()),
             ("state-timeout", self.state.state_timeout.is_zero()),
+            ("peer-lookup-interval", self.peers.peer_lookup_interval.is_zero()),
+            ("peer-timeout", self.peers.peer_timeout.is_zero()),
+            ("max-peers", self.peers.max_peers == 0),
+            ("peer-max-origins", self.peers.peer_max_origins == 0),
             ("scrape-interval", self.scrape.scrape_interval.is_zero()),
             ("scrape-timeout", self.scrape.scrape_timeout.is_zero()),
             ("scrape-models-interval", self.scrape.scrape_models_interval.is_zero()),
@@ -277,6 +297,51 @@ impl Config {
             tls,
             token_file: state.state_token_file.clone(),
             scopes: state.state_scope.clone(),
+            peer_names: self.peer_names(),
+        })
+    }
+
+    /// What the certificate of another controller may be for.
+    fn peer_names(&self) -> Vec<String> {
+        match &self.peers.peer_server_name {
+            Some(name) => vec![name.clone()],
+            None => self.peers.peers.iter().map(|place| place.host.clone()).collect(),
+        }
+    }
+
+    /// How other controllers are found and followed.
+    ///
+    /// # Errors
+    /// They could not prove themselves, or not call.
+    pub fn peers(&self) -> Result<peers::Settings, Invalid> {
+        let (flags, state) = (&self.peers, &self.state);
+        let own_port = match self.state_address()? {
+            Address::Tcp(address) => address.port(),
+            Address::Unix(_) if flags.peers.is_empty() => 0,
+            Address::Unix(_) => return Err(Invalid::PeersOnSocket),
+        };
+        let tls = match (&state.state_tls_cert, &state.state_tls_key) {
+            _ if flags.peers.is_empty() => None,
+            (Some(cert), Some(key)) => {
+                let ca = flags.peer_ca.as_ref().or(state.state_client_ca.as_ref());
+                Some(peers::Credentials {
+                    ca: ca.ok_or(Invalid::PeersWithoutCa)?.clone(),
+                    cert: cert.clone(),
+                    key: key.clone(),
+                    server_name: flags.peer_server_name.clone(),
+                })
+            }
+            _ if flags.peer_ca.is_some() || flags.peer_server_name.is_some() => return Err(Invalid::PeersWithoutTls),
+            _ => None,
+        };
+        Ok(peers::Settings {
+            places: flags.peers.clone(),
+            tls,
+            token_file: state.state_token_file.clone(),
+            own_port,
+            lookup: flags.peer_lookup_interval,
+            timeout: flags.peer_timeout,
+            max: flags.max_peers,
         })
     }
 
@@ -287,6 +352,7 @@ impl Config {
             max_subscribers: state.state_max_subscribers,
             reports: Bounds {
                 max_origins: state.state_max_origins,
+                max_peer_origins: self.peers.peer_max_origins,
                 max_entries: state.state_max_report_entries,
                 lost_after_ms: millis(state.state_lost_after),
             },
@@ -298,6 +364,11 @@ impl Config {
             requests: requests::Bounds {
                 max_series: state.state_max_metric_series,
                 max_origins: state.state_max_counted_origins,
+            },
+            peers: PeerBounds {
+                max_followers: self.peers.max_peers,
+                max_endpoints: self.scrape.scrape_max_targets,
+                max_resources: self.peers.peer_max_resources,
             },
         }
     }
@@ -360,6 +431,12 @@ mod tests {
         assert!(parse(&[]).unwrap().check().is_ok());
         assert!(parse(&["--scrape-interval", "1"]).is_err());
         assert!(parse(&["--unknown", "1"]).is_err());
+        let error = parse(&["--peers", "a:1,b"]).unwrap_err().to_string();
+        assert!(error.contains("host:port"), "{error}");
+        assert!(
+            parse(&["--peer-server-name", "a"]).is_err(),
+            "without --peers it does nothing"
+        );
         let error = parse(&["--state-scope", "filter"]).unwrap_err().to_string();
         assert!(error.contains("NAME=NAMESPACES"), "{error}");
     }
@@ -392,6 +469,8 @@ mod tests {
             (&["--scrape-timeout", "11s"], "--scrape-interval"),
             (&["--scrape-interval", "0s"], "more than 0"),
             (&["--watch-page", "0"], "more than 0"),
+            (&["--peers", "a:1", "--state-listen", "unix:/a"], "--state-listen"),
+            (&["--peers", "a:1", "--peer-ca", "a"], "--state-tls-cert"),
             (
                 &["--leader-elect-renew-deadline", "9s"],
                 "--leader-elect-lease-duration",

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use kthena_scheduler::time::Time;
 
 use super::latency::Tracker;
+use super::observation::Observation;
 use super::parse::Reading;
-use super::table::Observation;
 use crate::compile::Fact;
 
 /// The state of one endpoint.
@@ -41,6 +41,15 @@ impl Probe {
             models_due: true,
             unhealthy: false,
         }
+    }
+
+    /// Goes on from what another saw who looked at the endpoint meanwhile: it is the same endpoint, and no interval is measured over the gap.
+    pub(super) fn resume(&mut self, seen: Observation) {
+        self.failures = if seen.down { self.down_after } else { 0 };
+        self.ttft = Tracker::default();
+        self.tpot = Tracker::default();
+        self.models_due = seen.fact.models.is_empty();
+        self.observation = seen;
     }
 
     /// Takes the metrics of a scrape. `unix_ms` names a restart of an engine that does not tell its start time.
@@ -170,5 +179,37 @@ mod tests {
         assert_eq!(silent.end(true).fact.incarnation, 78, "its histograms fell");
         silent.read(&reading(None, 2.0, 2.0), Time::from_millis(300), 79);
         assert_eq!(silent.end(true).fact.incarnation, 78);
+    }
+
+    #[test]
+    fn who_takes_an_endpoint_over_makes_no_other_of_it() {
+        let mut first = Probe::new(3);
+        first.read(&reading(None, 9.0, 9.0), Time::from_millis(100), 77);
+        first.read(&reading(None, 1.0, 1.0), Time::from_millis(200), 78);
+        first.list(vec!["a".into()]);
+        let seen = first.end(true);
+        assert_eq!(seen.fact.incarnation, 78);
+
+        let mut second = Probe::new(3);
+        second.read(&reading(None, 0.0, 0.0), Time::from_millis(100), 77);
+        second.resume(seen.clone());
+        assert!(!second.models_due());
+        assert_eq!(second.end(false), seen, "what is known only grows old");
+        second.read(&reading(None, 5.0, 5.0), Time::from_millis(300), 79);
+        let next = second.end(true);
+        assert_eq!((&next.fact, next.latency), (&seen.fact, seen.latency));
+        second.read(&reading(None, 7.0, 6.0), Time::from_millis(400), 80);
+        assert_eq!(second.end(true).latency.ttft, Some(2.0));
+    }
+
+    #[test]
+    fn one_that_is_down_stays_so_until_it_answers() {
+        let mut probe = Probe::new(3);
+        probe.resume(Observation {
+            down: true,
+            ..Observation::default()
+        });
+        assert!(probe.end(false).down);
+        assert!(!probe.end(true).down);
     }
 }

@@ -5,6 +5,9 @@
 //! and endpoints that came together do not ask in step. Each scrape is `/metrics`; `/v1/models` and `/health` are asked
 //! more rarely, at once when the engine has restarted, and `/health` at every scrape where there are no metrics or where
 //! it failed last.
+//!
+//! What is another controller's to observe (`share`) is left to it as long as it tells of it: where it does not, for whatever reason, it is asked
+//! from here as well. So no endpoint is ever out of sight, and at worst one is looked at twice.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +18,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use kthena_gateway_api::InferenceEngine;
 use kthena_scheduler::snapshot::Engine;
+use kthena_scheduler::time::Time;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -25,10 +29,14 @@ use super::engine::series_of;
 use super::link::{Failure, Link, tls_connector};
 use super::parse::Reader;
 use super::probe::Probe;
+use super::share::Share;
 use super::table::Table;
 use crate::clock::Clock;
 use crate::compile::{EndpointKey, ScrapeTarget};
 use crate::metrics::{self, kind};
+
+/// How long an endpoint that is another controller's may be unknown before it is asked from here, too.
+const FIRST_WORD: Duration = Duration::from_millis(50);
 
 /// How endpoints are observed.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +70,7 @@ pub struct Scraper {
 
 struct Shared {
     settings: Settings,
+    share: Arc<Share>,
     table: Arc<Table>,
     clock: Clock,
     metrics: metrics::Observe,
@@ -93,6 +102,7 @@ impl Scraper {
     /// TLS cannot be set up.
     pub fn new(
         settings: Settings,
+        share: Arc<Share>,
         table: Arc<Table>,
         clock: Clock,
         metrics: metrics::Observe,
@@ -100,6 +110,7 @@ impl Scraper {
         let shared = Shared {
             permits: Semaphore::new(settings.max_in_flight),
             settings,
+            share,
             table,
             clock,
             metrics,
@@ -159,7 +170,7 @@ impl Scraper {
             return;
         }
         self.tasks.remove(key);
-        self.shared.table.expect(key);
+        self.shared.table.expect(key, asked(target), self.shared.word_since());
         let task = Task {
             address: target.address,
             start: target.start,
@@ -176,6 +187,32 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+/// Names what is asked. Controllers whose objects differ for a moment so tell that they do not speak of the same server.
+fn asked(target: &ScrapeTarget) -> u64 {
+    let text = format!(
+        "{}/{}/{:?}/{}",
+        target.address, target.start, target.engine, target.https
+    );
+    twox_hash::XxHash3_64::oneshot(text.as_bytes())
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Who observes an endpoint has told of it since then, or is taken not to observe it.
+    fn word_since(&self) -> Time {
+        let settings = &self.settings;
+        let patience = settings.interval.saturating_mul(2).saturating_add(settings.timeout);
+        let now = self.clock.now().as_millis();
+        Time::from_millis(now.saturating_sub(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// Whether an endpoint is another controller's to observe, and that one does.
+    fn is_left_to_another(&self, key: &EndpointKey) -> bool {
+        !self.share.is_ours(key) && self.table.is_seen_by_other(key, self.word_since())
     }
 }
 
@@ -208,6 +245,11 @@ async fn observe(shared: Arc<Shared>, key: EndpointKey, target: Arc<ScrapeTarget
         shared: Arc::clone(&shared),
     };
     let mut next = Instant::now();
+    if !shared.share.is_ours(&key) {
+        next += FIRST_WORD;
+    }
+    // Whether another may have looked at it since we did, and what it was then.
+    let (mut away, mut down) = (true, false);
     for round in 0u64.. {
         sleep_until(next).await;
         let begun = Instant::now();
@@ -215,6 +257,20 @@ async fn observe(shared: Arc<Shared>, key: EndpointKey, target: Arc<ScrapeTarget
         let spread = if round == 0 { 1.0 } else { 0.2 };
         let factor = 1.0 + spread * (jitter(&key, round) - 0.5);
         next = begun + settings.interval.mul_f64(factor);
+        if shared.is_left_to_another(&key) {
+            endpoint.link.close();
+            away = true;
+            let is_down = shared.table.get(&key).is_some_and(|seen| seen.down);
+            if std::mem::replace(&mut down, is_down) != is_down {
+                shared.metrics.down.set(shared.table.down() as i64);
+            }
+            continue;
+        }
+        if std::mem::take(&mut away)
+            && let Some(seen) = shared.table.get(&key)
+        {
+            endpoint.probe.resume(seen);
+        }
 
         let Some(_permit) = permit(&shared).await else { return };
         let begun = Instant::now();
@@ -236,7 +292,7 @@ async fn observe(shared: Arc<Shared>, key: EndpointKey, target: Arc<ScrapeTarget
             _ => {}
         }
         let changed = was_down != seen.down;
-        shared.table.store(&key, seen);
+        shared.table.store(&key, seen, shared.clock.now());
         if changed {
             shared.metrics.down.set(shared.table.down() as i64);
         }

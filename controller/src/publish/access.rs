@@ -4,12 +4,17 @@
 //! port is bound. A token is compared in constant time and read anew for every subscription, so that it can be rotated in
 //! place. Where there are scopes, a client sees what those of the names in its certificate allow. It fails closed: a token file that cannot be read
 //! lets nobody in, and neither does a certificate without such a name.
+//!
+//! Other controllers prove themselves as filters do, and with mutual TLS by the name in their certificate as well; scopes are not for them.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rustls::client::verify_server_name;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
 use subtle::ConstantTimeEq;
 use tonic::Extensions;
 use tonic::metadata::MetadataMap;
@@ -37,6 +42,8 @@ pub struct Access {
     pub tls: Option<Tls>,
     /// A file with the bearer token that subscribers must send.
     pub token_file: Option<PathBuf>,
+    /// Names of which the certificate of another controller must have one; empty = no other controller is told anything.
+    pub peer_names: Vec<String>,
     /// What clients may see, by the names in their certificates; empty = everyone who gets in sees everything.
     pub scopes: Vec<Rule>,
 }
@@ -164,8 +171,24 @@ impl Access {
         Rule::allowed(&self.scopes, names).ok_or(Stranger::Name)
     }
 
+    /// Whether another controller may follow that has shown these certificates, its own first.
+    pub(super) fn admits_peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> bool {
+        if self.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) {
+            return !self.peer_names.is_empty();
+        }
+        let shown = certificates.and_then(<[_]>::first);
+        let Some(shown) = shown.and_then(|shown| ParsedCertificate::try_from(shown).ok()) else {
+            return false;
+        };
+        let names = self
+            .peer_names
+            .iter()
+            .filter_map(|name| ServerName::try_from(&**name).ok());
+        names.into_iter().any(|name| verify_server_name(&shown, &name).is_ok())
+    }
+
     /// Whether the token is there, where one is needed.
-    fn admits(&self, metadata: &MetadataMap) -> bool {
+    pub(super) fn admits(&self, metadata: &MetadataMap) -> bool {
         let Some(path) = &self.token_file else { return true };
         let expected = match token(path) {
             Ok(expected) => expected,

@@ -6,19 +6,22 @@
 //! what it had reported.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use kthena_scheduler::state::PROTOCOL_MINOR;
-use kthena_scheduler::state::proto::{Endpoints, ResourceType, ToFilter, Welcome, to_filter};
+use kthena_scheduler::state::proto::{Endpoints, ResourceType, Settlement, ToFilter, Welcome, to_filter};
 use kthena_scheduler::time::Time;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 
 use super::changes::Changes;
+use super::followed::Followed;
+use super::follower::Follower;
 use super::load::Loads;
-use super::merge::{Bounds, Merge, SubscriberId};
+use super::merge::{Bounds, Merge, Speaker, SubscriberId};
 use super::placements::Ring;
 use super::scope::Scope;
 use super::subscriber::Subscriber;
@@ -47,19 +50,34 @@ pub struct Settings {
     pub ack_timeout_ms: u64,
     /// What is kept of requests that filters tell of.
     pub requests: requests::Bounds,
+    /// What other controllers may occupy.
+    pub peers: PeerBounds,
+}
+
+/// Bounds of what other controllers may occupy.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerBounds {
+    /// Controllers that follow this one at one time.
+    pub max_followers: usize,
+    /// Endpoints that one may tell of.
+    pub max_endpoints: usize,
+    /// Resources that one may tell of.
+    pub max_resources: usize,
 }
 
 /// The state service's state.
 #[derive(Debug)]
 pub struct Hub {
     pub(super) settings: Settings,
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
     pub(super) clock: Clock,
     pub(super) metrics: metrics::Publish,
-    controller: String,
+    instance: String,
     pub(super) requests: Arc<Requests>,
     /// Grows whenever a subscriber has acknowledged a configuration whole, or has gone.
     answers: watch::Sender<u64>,
+    /// Grows whenever another controller begins to follow.
+    pub(super) callers: watch::Sender<u64>,
     pub(super) inner: Mutex<Inner>,
 }
 
@@ -72,6 +90,11 @@ pub(super) struct Inner {
     pub(super) merge: Merge,
     pub(super) ring: Ring,
     pub(super) subscribers: BTreeMap<SubscriberId, Subscriber>,
+    /// Controllers that follow this one.
+    pub(super) followers: BTreeMap<SubscriberId, Follower>,
+    /// Controllers that this one follows.
+    pub(super) followed: BTreeMap<SubscriberId, Followed>,
+    /// Names subscriptions, and controllers either way.
     pub(super) next_subscriber: SubscriberId,
     /// When the last configurations were set, by generation.
     made: VecDeque<(u64, Time)>,
@@ -103,17 +126,16 @@ const MAX_ANSWERED: usize = 16_384;
 impl Hub {
     /// A hub without a configuration.
     pub fn new(settings: Settings, table: Arc<Table>, clock: Clock, metrics: metrics::Publish) -> Arc<Self> {
-        let started = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos());
+        let random = RandomState::new().hash_one(std::process::id());
         Arc::new(Self {
             settings,
             table,
             clock,
             metrics,
-            controller: format!("{:x}-{started:x}", std::process::id()),
+            instance: format!("{random:016x}"),
             requests: Arc::new(Requests::new(settings.requests)),
             answers: watch::Sender::new(0),
+            callers: watch::Sender::new(0),
             inner: Mutex::new(Inner {
                 generation: None,
                 resources: Resources::new(),
@@ -121,6 +143,8 @@ impl Hub {
                 merge: Merge::new(settings.reports),
                 ring: Ring::new(settings.placements_bytes),
                 subscribers: BTreeMap::new(),
+                followers: BTreeMap::new(),
+                followed: BTreeMap::new(),
                 next_subscriber: 1,
                 made: VecDeque::new(),
                 changes: Changes::default(),
@@ -154,6 +178,10 @@ impl Hub {
             }
         }
         inner.follow_endpoints(&changed);
+        for follower in inner.followers.values_mut() {
+            follower.progress.touch(&changed);
+        }
+        inner.wake_followers();
         inner.answered.note(changed.iter().cloned());
         inner.changes.note(generation, changed);
         self.make_loads(&mut inner);
@@ -165,7 +193,12 @@ impl Hub {
     pub fn step(&self) {
         let mut inner = self.inner.lock();
         let now = self.clock.now();
-        inner.merge.expire(now);
+        for (origin, speaker) in inner.merge.expire(now) {
+            if speaker.is_filter() {
+                let followers = inner.followers.values_mut();
+                followers.for_each(|follower| follower.note_gone(&origin));
+            }
+        }
         // Those that owe an answer for too long are ended by their own task.
         for subscriber in inner.subscribers.values() {
             if subscriber.silent_for(now) > self.settings.ack_timeout_ms {
@@ -177,6 +210,7 @@ impl Hub {
         }
         self.metrics.origins.set(inner.merge.origins() as i64);
         self.metrics.placements_bytes.set(inner.ring.bytes() as i64);
+        self.metrics.of_others.set(self.table.of_others() as i64);
         self.show_waiting(&mut inner);
     }
 
@@ -211,7 +245,7 @@ impl Hub {
     pub(super) fn welcome(&self) -> ToFilter {
         let message = to_filter::Message::Welcome(Welcome {
             protocol_minor: PROTOCOL_MINOR,
-            controller: self.controller.clone(),
+            controller: self.instance.clone(),
         });
         ToFilter {
             message: Some(message),
@@ -219,7 +253,19 @@ impl Hub {
         }
     }
 
-    /// How far a resource's newest version has got; `None` = there is no such resource.
+    /// Names this process among all controllers.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Filters connected to this controller and to those that it follows.
+    pub fn filters(&self) -> usize {
+        let inner = self.inner.lock();
+        let others = inner.followed.values().map(|followed| followed.progress.connected());
+        inner.subscribers.len() + others.sum::<usize>()
+    }
+
+    /// How far a resource's newest version has got, with the filters of all controllers; `None` = there is no such resource here.
     pub fn acceptance(&self, key: &Key) -> Option<Acceptance> {
         let inner = self.inner.lock();
         let version = inner.resources.get(key)?.version;
@@ -232,10 +278,13 @@ impl Hub {
         for subscriber in inner.subscribers.values().filter(|one| one.scope.admits(key)) {
             acceptance.subscribers += 1;
             acceptance.acknowledged += usize::from(subscriber.holds(key, version));
-            if let Some(refused) = subscriber.refused.get(key).filter(|refused| refused.version == version) {
+            if let Some(reason) = subscriber.refusal(key, version) {
                 let origin = subscriber.hello.origin.clone();
-                acceptance.refused.push((origin, refused.reason.clone()));
+                acceptance.refused.push((origin, reason.to_owned()));
             }
+        }
+        for followed in inner.followed.values() {
+            followed.progress.add_to(&mut acceptance, key);
         }
         Some(acceptance)
     }
@@ -256,13 +305,20 @@ impl Hub {
         std::mem::replace(&mut self.inner.lock().answered, Answered::Some(BTreeSet::new()))
     }
 
-    /// Whether every subscriber has answered this configuration or a later one. True without subscribers.
+    /// Whether every subscriber has answered this configuration or a later one, and the filters of other controllers have its endpoints. True
+    /// without filters.
     pub fn acknowledged(&self, generation: u64) -> bool {
         let inner = self.inner.lock();
-        inner
-            .subscribers
-            .values()
-            .all(|subscriber| subscriber.acknowledged_generation >= Some(generation))
+        let mut own = inner.subscribers.values();
+        own.all(|subscriber| subscriber.acknowledged_generation >= Some(generation))
+            && inner.followed.values().all(|followed| {
+                let endpoints = inner
+                    .resources
+                    .iter()
+                    .filter(|(key, _)| key.kind == ResourceType::Endpoints);
+                let mut versions = endpoints.map(|(key, resource)| (key, resource.version));
+                versions.all(|(key, version)| followed.progress.has(key, version))
+            })
     }
 
     /// Changes whenever [`Hub::acknowledged`] may have become true.
@@ -273,6 +329,11 @@ impl Hub {
     /// What filters without a page of metrics tell of requests, to be shown.
     pub fn requests(&self) -> Arc<Requests> {
         Arc::clone(&self.requests)
+    }
+
+    /// The clock that ages are counted by.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The time that ages are counted from.
@@ -364,6 +425,52 @@ impl Inner {
         if !gone.is_empty() {
             self.ring.forget(&gone);
         }
+    }
+
+    /// Gives a settlement to its owner, a filter that is connected here. Returns why it was dropped, if it was.
+    pub(super) fn settle_here(&mut self, settlement: Settlement, max: usize) -> Option<&'static str> {
+        let speaker = self.merge.speaker(&settlement.owner).map(Speaker::id);
+        let found = match speaker.filter(|id| self.subscribers.contains_key(id)) {
+            Some(id) => self.subscribers.get_mut(&id),
+            None => self
+                .subscribers
+                .values_mut()
+                .rfind(|subscriber| subscriber.hello.origin == settlement.owner),
+        };
+        let Some(owner) = found else {
+            return Some("owner_gone");
+        };
+        if owner.settlements.len() >= max {
+            return Some("slow");
+        }
+        owner.settlements.push_back(settlement);
+        owner.wake.notify_one();
+        None
+    }
+
+    /// Gives a settlement to another controller, which has told of its owner. Returns why it was dropped, if it was.
+    pub(super) fn settle_there(
+        &mut self,
+        peer: SubscriberId,
+        settlement: Settlement,
+        max: usize,
+    ) -> Option<&'static str> {
+        let instance = self.followed.get(&peer).map(|followed| followed.instance.as_str());
+        let mut followers = self.followers.values_mut();
+        let Some(follower) = followers.rfind(|follower| Some(&*follower.instance) == instance) else {
+            return Some("owner_gone");
+        };
+        if follower.settlements.len() >= max {
+            return Some("slow");
+        }
+        follower.settlements.push_back(settlement);
+        follower.wake.notify_one();
+        None
+    }
+
+    /// There may be something to tell those who follow.
+    pub(super) fn wake_followers(&self) {
+        self.followers.values().for_each(|follower| follower.wake.notify_one());
     }
 
     fn wake_all(&self) {

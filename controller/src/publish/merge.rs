@@ -4,20 +4,40 @@
 //! before, whatever the order or number of its arrivals: one with a sequence that is not above the last is ignored, and a
 //! higher epoch starts the origin anew. An origin whose stream has ended keeps its counts for a while (it may be back in
 //! a moment with its requests still running), then they go. It fails by refusing what is beyond its bounds, counted.
+//!
+//! An origin speaks over a subscription here or over that of another controller, which tells of it (`peer`); it may move from one to the other,
+//! and counts once meanwhile: where the newest report came from is where it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use kthena_scheduler::state::proto::{Echo, Report};
+use kthena_scheduler::state::proto::{self, Echo, Report};
 use kthena_scheduler::time::Time;
 
 /// Names one connection of a subscriber; never used again.
 pub(super) type SubscriberId = u64;
+
+/// Longest name of an origin, bytes.
+pub(super) const MAX_ORIGIN: usize = 128;
+
+/// Who tells of origins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaker {
+    /// A filter that is connected here.
+    Filter(SubscriberId),
+    /// Another controller, of its filters.
+    Peer(SubscriberId),
+}
+
+/// An endpoint and an adapter.
+pub(super) type Entry = (u64, String);
 
 /// Bounds of what origins may occupy.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Origins one subscriber may speak for.
     pub max_origins: usize,
+    /// Origins that another controller may tell of.
+    pub max_peer_origins: usize,
     /// (endpoint, adapter) pairs one origin may report.
     pub max_entries: usize,
     /// How long a lost origin's counts are kept, milliseconds.
@@ -55,13 +75,29 @@ pub(super) struct Merge {
 
 #[derive(Debug)]
 struct Origin {
-    subscriber: SubscriberId,
+    speaker: Speaker,
     epoch: u64,
     sequence: u64,
-    entries: HashMap<(u64, String), InFlight>,
+    entries: HashMap<Entry, InFlight>,
     waiting: HashMap<String, u32>,
     /// Set when the stream that spoke for it has ended.
     lost_at: Option<Time>,
+}
+
+// === impl Speaker ===
+
+impl Speaker {
+    /// The connection.
+    pub(super) fn id(self) -> SubscriberId {
+        match self {
+            Self::Filter(id) | Self::Peer(id) => id,
+        }
+    }
+
+    /// Whether it is a filter that is connected here.
+    pub(super) fn is_filter(self) -> bool {
+        matches!(self, Self::Filter(_))
+    }
 }
 
 // === impl Merge ===
@@ -76,15 +112,19 @@ impl Merge {
         }
     }
 
-    /// Merges a report that came over `subscriber`'s stream.
-    pub(super) fn report(&mut self, subscriber: SubscriberId, report: Report) -> Outcome {
+    /// Merges a report that came over `speaker`'s stream.
+    pub(super) fn report(&mut self, speaker: Speaker, report: Report) -> Outcome {
         let known = self.origins.contains_key(&report.origin);
-        let spoken_for = || self.origins.values().filter(|origin| origin.subscriber == subscriber);
-        if !known && spoken_for().count() >= self.bounds.max_origins {
+        let spoken_for = || self.origins.values().filter(|origin| origin.speaker == speaker);
+        let allowed = match speaker {
+            Speaker::Filter(_) => self.bounds.max_origins,
+            Speaker::Peer(_) => self.bounds.max_peer_origins,
+        };
+        if !known && spoken_for().count() >= allowed {
             return Outcome::Excess;
         }
         let origin = self.origins.entry(report.origin).or_insert_with(|| Origin {
-            subscriber,
+            speaker,
             epoch: report.epoch,
             sequence: 0,
             entries: HashMap::new(),
@@ -92,7 +132,11 @@ impl Merge {
             lost_at: None,
         });
         let newer = report.epoch > origin.epoch || (report.epoch == origin.epoch && report.sequence > origin.sequence);
-        if known && !newer {
+        // A controller tells several messages under one number, and all of it again when it is followed anew.
+        let again = !speaker.is_filter()
+            && (report.epoch, report.sequence) == (origin.epoch, origin.sequence)
+            && (origin.speaker == speaker || origin.lost_at.is_some());
+        if known && !newer && !again {
             return Outcome::Stale;
         }
         let mut before = HashMap::new();
@@ -100,7 +144,7 @@ impl Merge {
             before = std::mem::take(&mut origin.entries);
             origin.waiting.clear();
         }
-        origin.subscriber = subscriber;
+        origin.speaker = speaker;
         origin.lost_at = None;
         origin.epoch = report.epoch;
         origin.sequence = report.sequence;
@@ -146,32 +190,77 @@ impl Merge {
     /// time that a lost origin has left goes on.
     pub(super) fn adopt(&mut self, origin: &str, subscriber: SubscriberId, now: Time) {
         if let Some(origin) = self.origins.get_mut(origin) {
-            origin.subscriber = subscriber;
+            origin.speaker = Speaker::Filter(subscriber);
             origin.lost_at.get_or_insert(now);
         }
     }
 
     /// Notes that a subscriber's stream has ended.
     pub(super) fn lose(&mut self, subscriber: SubscriberId, now: Time) {
-        for origin in self.origins.values_mut().filter(|o| o.subscriber == subscriber) {
+        for origin in self.origins.values_mut().filter(|o| o.speaker.id() == subscriber) {
             origin.lost_at.get_or_insert(now);
         }
     }
 
-    /// Drops the counts of origins that have been lost for long enough; true when there were any.
-    pub(super) fn expire(&mut self, now: Time) -> bool {
+    /// Drops the counts of origins that have been lost for long enough. Returns which they were, and who spoke for them.
+    pub(super) fn expire(&mut self, now: Time) -> Vec<(String, Speaker)> {
         let limit = self.bounds.lost_after_ms;
-        let gone: Vec<_> = self
-            .origins
-            .extract_if(.., |_, origin| origin.lost_at.is_some_and(|at| now.since(at) >= limit))
-            .collect();
-        for (_, origin) in &gone {
-            for ((endpoint, _), old) in &origin.entries {
-                self.touched.insert(*endpoint);
-                subtract(&mut self.sums, *endpoint, *old);
-            }
+        let late = |origin: &Origin| origin.lost_at.is_some_and(|at| now.since(at) >= limit);
+        let gone: Vec<_> = self.origins.extract_if(.., |_, origin| late(origin)).collect();
+        let drop_counts = |(name, origin): (String, Origin)| {
+            self.forget(&origin);
+            (name, origin.speaker)
+        };
+        gone.into_iter().map(drop_counts).collect()
+    }
+
+    /// Drops the counts of an origin whose speaker says that it is gone.
+    pub(super) fn end(&mut self, name: &str, speaker: Speaker) {
+        if self.speaker(name) == Some(speaker)
+            && let Some(origin) = self.origins.remove(name)
+        {
+            self.forget(&origin);
         }
-        !gone.is_empty()
+    }
+
+    fn forget(&mut self, origin: &Origin) {
+        for ((endpoint, _), old) in &origin.entries {
+            self.touched.insert(*endpoint);
+            subtract(&mut self.sums, *endpoint, *old);
+        }
+    }
+
+    /// The origins that filters connected here speak for, or spoke last.
+    pub(super) fn of_filters(&self) -> impl Iterator<Item = &str> {
+        let own = self.origins.iter().filter(|(_, origin)| origin.speaker.is_filter());
+        own.map(|(name, _)| name.as_str())
+    }
+
+    /// What an origin of a filter connected here has in flight, of these entries or of all, as of its last report.
+    pub(super) fn report_of(&self, name: &str, entries: Option<&HashSet<Entry>>) -> Option<Report> {
+        let origin = self.origins.get(name).filter(|origin| origin.speaker.is_filter())?;
+        let entry = |(endpoint, adapter): &Entry, value: InFlight| proto::InFlight {
+            endpoint: *endpoint,
+            adapter: adapter.clone(),
+            requests: u32::try_from(value.requests).unwrap_or(u32::MAX),
+            tokens: value.tokens,
+            failures: 0,
+        };
+        let in_flight = match entries {
+            None => origin.entries.iter().map(|(key, value)| entry(key, *value)).collect(),
+            Some(keys) => {
+                let value = |key: &Entry| origin.entries.get(key).copied().unwrap_or_default();
+                keys.iter().map(|key| entry(key, value(key))).collect()
+            }
+        };
+        Some(Report {
+            origin: name.to_owned(),
+            epoch: origin.epoch,
+            sequence: origin.sequence,
+            complete: entries.is_none(),
+            in_flight,
+            waiting: Vec::new(),
+        })
     }
 
     /// What is in flight at an endpoint, over all origins.
@@ -190,7 +279,7 @@ impl Merge {
 
     /// The last report merged of each origin that a subscriber speaks for.
     pub(super) fn echoes(&self, subscriber: SubscriberId) -> Vec<Echo> {
-        let own = self.origins.iter().filter(|(_, o)| o.subscriber == subscriber);
+        let own = self.origins.iter().filter(|(_, o)| o.speaker.id() == subscriber);
         own.map(|(name, origin)| Echo {
             origin: name.clone(),
             epoch: origin.epoch,
@@ -199,9 +288,9 @@ impl Merge {
         .collect()
     }
 
-    /// The subscriber that speaks, or spoke last, for an origin.
-    pub(super) fn speaker(&self, origin: &str) -> Option<SubscriberId> {
-        self.origins.get(origin).map(|origin| origin.subscriber)
+    /// Who speaks, or spoke last, for an origin.
+    pub(super) fn speaker(&self, origin: &str) -> Option<Speaker> {
+        self.origins.get(origin).map(|origin| origin.speaker)
     }
 
     /// Endpoints that reports touched since the last call, even when their sum is as before: their reporters wait for
@@ -233,142 +322,4 @@ fn subtract(sums: &mut HashMap<u64, InFlight>, endpoint: u64, value: InFlight) {
 }
 
 #[cfg(test)]
-mod tests {
-    use kthena_scheduler::state::proto;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds {
-        max_origins: 4,
-        max_entries: 8,
-        lost_after_ms: 5000,
-    };
-
-    fn report(origin: &str, epoch: u64, sequence: u64, complete: bool, entries: &[(u64, u32)]) -> Report {
-        Report {
-            origin: origin.into(),
-            epoch,
-            sequence,
-            complete,
-            in_flight: entries
-                .iter()
-                .map(|(endpoint, requests)| proto::InFlight {
-                    endpoint: *endpoint,
-                    requests: *requests,
-                    tokens: u64::from(*requests) * 10,
-                    ..Default::default()
-                })
-                .collect(),
-            waiting: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_sum_over_origins_that_each_replace_what_they_said() {
-        let mut merge = Merge::new(BOUNDS);
-        merge.report(1, report("a", 1, 1, true, &[(7, 3)]));
-        merge.report(2, report("b", 1, 1, true, &[(7, 2), (8, 1)]));
-        merge.report(1, report("a", 1, 2, false, &[(7, 4)]));
-        assert_eq!(
-            merge.in_flight(7),
-            InFlight {
-                requests: 6,
-                tokens: 60
-            }
-        );
-        assert_eq!(merge.report(1, report("a", 1, 2, false, &[(7, 9)])), Outcome::Stale);
-        assert_eq!(merge.in_flight(7).requests, 6);
-        merge.report(2, report("b", 1, 5, true, &[(8, 1)]));
-        assert_eq!(
-            merge.in_flight(7).requests,
-            4,
-            "a complete report zeroes what is absent"
-        );
-        merge.report(1, report("a", 2, 1, false, &[(8, 1)]));
-        assert_eq!(merge.in_flight(7).requests, 0, "a new epoch starts anew");
-        assert_eq!(merge.in_flight(8).requests, 2);
-        let echo = Echo {
-            origin: "a".into(),
-            epoch: 2,
-            sequence: 1,
-        };
-        assert_eq!(merge.echoes(1), vec![echo]);
-    }
-
-    #[test]
-    fn a_lost_origin_keeps_its_counts_for_a_while_unless_it_comes_back() {
-        let mut merge = Merge::new(BOUNDS);
-        merge.report(1, report("a", 1, 1, true, &[(7, 3)]));
-        merge.report(1, report("b", 1, 1, true, &[(7, 1)]));
-        merge.lose(1, Time::from_millis(100));
-        merge.report(2, report("b", 1, 2, true, &[(7, 1)]));
-        assert!(!merge.expire(Time::from_millis(5099)));
-        assert_eq!(merge.in_flight(7).requests, 4);
-        assert!(merge.expire(Time::from_millis(5100)));
-        assert_eq!(merge.in_flight(7).requests, 1);
-        merge.lose(1, Time::from_millis(5200));
-        assert!(
-            !merge.expire(Time::from_millis(99_999)),
-            "b speaks over another stream now"
-        );
-    }
-
-    #[test]
-    fn bounds_hold() {
-        let mut merge = Merge::new(BOUNDS);
-        let many: Vec<_> = (0..20).map(|endpoint| (endpoint, 1)).collect();
-        assert_eq!(merge.report(1, report("a", 1, 1, true, &many)), Outcome::Excess);
-        assert_eq!(merge.sums.len(), 8);
-        for origin in ["b", "c", "d"] {
-            merge.report(1, report(origin, 1, 1, true, &[]));
-        }
-        assert_eq!(merge.report(1, report("e", 1, 1, true, &[(7, 1)])), Outcome::Excess);
-        assert_eq!(merge.origins(), 4);
-    }
-
-    proptest! {
-        /// Reports of three origins, each doubled and shuffled against the others': the sum is that of the last of each.
-        #[test]
-        fn any_order_and_number_of_arrivals_counts_once(
-            script in proptest::collection::vec((0usize..3, any::<bool>(), proptest::collection::vec((0u64..5, 0u32..4), 0..5), 0usize..6), 1..40),
-        ) {
-            let bounds = Bounds { max_entries: 64, ..BOUNDS };
-            let mut merge = Merge::new(bounds);
-            let mut sent: Vec<Report> = Vec::new();
-            let mut sequences = [0u64; 3];
-            let mut truth = vec![HashMap::<u64, u32>::new(); 3];
-            for (origin, complete, entries, again) in script {
-                sequences[origin] += 1;
-                let mut unique: Vec<(u64, u32)> = Vec::new();
-                for (endpoint, requests) in entries {
-                    if unique.iter().all(|(e, _)| *e != endpoint) {
-                        unique.push((endpoint, requests));
-                    }
-                }
-                if complete {
-                    truth[origin].clear();
-                }
-                truth[origin].extend(unique.iter().copied());
-                let name = ["a", "b", "c"][origin];
-                let next = report(name, 1, sequences[origin], complete, &unique);
-                merge.report(origin as u64, next.clone());
-                sent.push(next);
-                if let Some(old) = sent.get(again) {
-                    let outcome = merge.report(9, old.clone());
-                    prop_assert_eq!(outcome, Outcome::Stale);
-                }
-                for endpoint in 0..5 {
-                    let expected: u32 = truth.iter().filter_map(|counts| counts.get(&endpoint)).sum();
-                    prop_assert_eq!(merge.in_flight(endpoint).requests, u64::from(expected));
-                    prop_assert_eq!(merge.in_flight(endpoint).tokens, u64::from(expected) * 10);
-                }
-            }
-            for origin in 0..3 {
-                merge.lose(origin, Time::from_millis(0));
-            }
-            merge.expire(Time::from_millis(5000));
-            prop_assert_eq!(merge.sums.len(), 0);
-        }
-    }
-}
+mod tests;

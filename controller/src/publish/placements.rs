@@ -9,7 +9,7 @@ use std::collections::{HashSet, VecDeque};
 use kthena_scheduler::state::proto::{Placement, Placements};
 use prost::Message;
 
-use super::merge::SubscriberId;
+use super::merge::Speaker;
 use super::resource::MAX_MESSAGE;
 
 /// The ring.
@@ -27,8 +27,8 @@ pub(super) struct Ring {
 #[derive(Debug)]
 struct Entry {
     number: u64,
-    /// Who placed it: it is not sent back.
-    from: SubscriberId,
+    /// Who told of it: it is not sent back.
+    from: Speaker,
     bytes: usize,
     placement: Placement,
 }
@@ -55,7 +55,7 @@ impl Ring {
     }
 
     /// Adds placements at endpoints that are known; returns how many were left out.
-    pub(super) fn push(&mut self, from: SubscriberId, placements: Placements, known: impl Fn(u64) -> bool) -> u64 {
+    pub(super) fn push(&mut self, from: Speaker, placements: Placements, known: impl Fn(u64) -> bool) -> u64 {
         let mut left_out = 0;
         for placement in placements.placements {
             let bytes = placement.encoded_len() + size_of::<Entry>();
@@ -87,8 +87,8 @@ impl Ring {
         self.bytes = self.entries.iter().map(|entry| entry.bytes).sum();
     }
 
-    /// Reads on from `cursor`, which a new subscriber starts at 0, what is placed at endpoints that the reader sees.
-    pub(super) fn read(&self, cursor: &mut u64, reader: SubscriberId, sees: impl Fn(u64) -> bool) -> Read {
+    /// Reads on from `cursor`, which a new reader starts at 0, what was told by those whom it wants to hear, of endpoints that it sees.
+    pub(super) fn read(&self, cursor: &mut u64, wants: impl Fn(Speaker) -> bool, sees: impl Fn(u64) -> bool) -> Read {
         let mut read = Read {
             // A cursor of 0 has never read: what it did not see was not meant for it.
             missed: if *cursor == 0 {
@@ -100,8 +100,8 @@ impl Ring {
         };
         let from = self.entries.partition_point(|entry| entry.number < *cursor);
         let mut room = 0;
-        let of_others = self.entries.range(from..).filter(|entry| entry.from != reader);
-        for entry in of_others.filter(|entry| sees(entry.placement.endpoint)) {
+        let wanted = |entry: &&Entry| wants(entry.from) && sees(entry.placement.endpoint);
+        for entry in self.entries.range(from..).filter(wanted) {
             if entry.bytes > room {
                 read.messages.push(Placements::default());
                 room = MAX_MESSAGE / 2;
@@ -144,20 +144,33 @@ mod tests {
     fn everyone_reads_what_others_placed_and_a_newcomer_reads_all() {
         let mut ring = Ring::new(1 << 20);
         let (mut one, mut two) = (0, 0);
-        ring.push(1, placed(7, 3), |_| true);
-        ring.push(2, placed(8, 3), |_| true);
-        assert_eq!(count(&ring.read(&mut one, 1, |_| true)), 1);
-        assert_eq!(count(&ring.read(&mut two, 2, |_| true)), 1);
-        assert_eq!(ring.read(&mut one, 1, |_| true), Read::default(), "nothing twice");
-        assert_eq!(count(&ring.read(&mut 0, 3, |_| true)), 2);
+        ring.push(Speaker::Filter(1), placed(7, 3), |_| true);
+        ring.push(Speaker::Filter(2), placed(8, 3), |_| true);
+        assert_eq!(
+            count(&ring.read(&mut one, |from| from != Speaker::Filter(1), |_| true)),
+            1
+        );
+        assert_eq!(
+            count(&ring.read(&mut two, |from| from != Speaker::Filter(2), |_| true)),
+            1
+        );
+        assert_eq!(
+            ring.read(&mut one, |from| from != Speaker::Filter(1), |_| true),
+            Read::default(),
+            "nothing twice"
+        );
+        assert_eq!(
+            count(&ring.read(&mut 0, |from| from != Speaker::Filter(3), |_| true)),
+            2
+        );
         ring.forget(&HashSet::from([7]));
         assert_eq!(
-            count(&ring.read(&mut 0, 3, |_| true)),
+            count(&ring.read(&mut 0, |from| from != Speaker::Filter(3), |_| true)),
             1,
             "what was placed at a lost endpoint is gone"
         );
         assert_eq!(
-            ring.push(1, placed(7, 3), |endpoint| endpoint == 8),
+            ring.push(Speaker::Filter(1), placed(7, 3), |endpoint| endpoint == 8),
             1,
             "unknown endpoint"
         );
@@ -167,13 +180,13 @@ mod tests {
     fn a_slow_reader_misses_the_oldest_and_the_ring_never_grows() {
         let mut ring = Ring::new(4096);
         let mut slow = 0;
-        ring.push(1, placed(7, 1), |_| true);
-        ring.read(&mut slow, 2, |_| true);
+        ring.push(Speaker::Filter(1), placed(7, 1), |_| true);
+        ring.read(&mut slow, |from| from != Speaker::Filter(2), |_| true);
         for _ in 0..1000 {
-            ring.push(1, placed(7, 10), |_| true);
+            ring.push(Speaker::Filter(1), placed(7, 10), |_| true);
             assert!(ring.bytes() <= 4096);
         }
-        let read = ring.read(&mut slow, 2, |_| true);
+        let read = ring.read(&mut slow, |from| from != Speaker::Filter(2), |_| true);
         assert_eq!(read.missed as usize + count(&read), 1000);
     }
 
@@ -181,9 +194,9 @@ mod tests {
     fn no_message_is_too_large() {
         let mut ring = Ring::new(8 << 20);
         for _ in 0..5000 {
-            ring.push(1, placed(7, 64), |_| true);
+            ring.push(Speaker::Filter(1), placed(7, 64), |_| true);
         }
-        let read = ring.read(&mut 0, 2, |_| true);
+        let read = ring.read(&mut 0, |from| from != Speaker::Filter(2), |_| true);
         assert_eq!(count(&read), 5000);
         assert!(read.messages.iter().all(|message| message.encoded_len() <= MAX_MESSAGE));
     }

@@ -31,6 +31,34 @@ pub(super) struct Packer {
     packed: Vec<Packed>,
 }
 
+/// Deals items out over messages that have room for them all, by the length of each.
+pub(super) fn split<T>(items: Vec<T>, length: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut messages: Vec<Vec<T>> = Vec::new();
+    let mut room = 0;
+    for item in items {
+        // With its tag and the length of its length.
+        let length = length(&item) + 8;
+        if length > room || messages.is_empty() {
+            messages.push(Vec::new());
+            room = MAX_MESSAGE - 2 * FRAME;
+        }
+        room = room.saturating_sub(length);
+        if let Some(message) = messages.last_mut() {
+            message.push(item);
+        }
+    }
+    messages
+}
+
+/// A key with a version of its resource.
+pub(super) fn versioned(key: &Key, version: u64) -> ResourceVersion {
+    ResourceVersion {
+        r#type: key.kind.into(),
+        name: key.name.to_string(),
+        version,
+    }
+}
+
 /// Place in an update: what is referred to comes before what refers to it.
 pub(super) fn rank(key: &Key) -> u8 {
     match key.kind {
@@ -82,11 +110,7 @@ impl Packer {
     /// Adds a removal.
     pub(super) fn remove(&mut self, key: &Key, version: u64) {
         let packed = self.message(key.name.len() + 24);
-        packed.update.removed.push(ResourceVersion {
-            r#type: key.kind.into(),
-            name: key.name.to_string(),
-            version,
-        });
+        packed.update.removed.push(versioned(key, version));
     }
 
     /// Makes sure that there is at least one update, be it empty.

@@ -25,6 +25,7 @@ use super::scope::Namespaces;
 use super::stub::state_server::{State, StateServer};
 use super::subscription::{Refusal, Subscription};
 use crate::metrics::{self, kind};
+use crate::peers::proto::peers_server::PeersServer;
 
 /// Largest message a filter may send, bytes. A complete report may be longer than what we send.
 const MAX_MESSAGE_UP: usize = 4 * 1024 * 1024;
@@ -65,11 +66,11 @@ enum Listener {
 }
 
 #[derive(Debug)]
-struct Service {
-    hub: Arc<Hub>,
-    access: Access,
-    timeouts: Timeouts,
-    metrics: metrics::Publish,
+pub(super) struct Service {
+    pub(super) hub: Arc<Hub>,
+    pub(super) access: Access,
+    pub(super) timeouts: Timeouts,
+    pub(super) metrics: metrics::Publish,
 }
 
 // === impl Server ===
@@ -122,14 +123,15 @@ impl Server {
             .http2_keepalive_timeout(Some(PING_TIMEOUT));
         let hub = Arc::clone(&self.hub);
         let (tick, metrics) = (self.timeouts.tick, self.metrics.clone());
-        let service = Service {
+        let service = Arc::new(Service {
             hub: self.hub,
             access: self.access,
             timeouts: self.timeouts,
             metrics: self.metrics,
-        };
-        let service = StateServer::new(service).max_decoding_message_size(MAX_MESSAGE_UP);
-        let router = builder.add_service(service);
+        });
+        let peers = PeersServer::from_arc(Arc::clone(&service));
+        let filters = StateServer::from_arc(service).max_decoding_message_size(MAX_MESSAGE_UP);
+        let router = builder.add_service(filters).add_service(peers);
         type Serving = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
         let serve: Serving = match (self.listener, &self.certificates) {
             (Listener::Tcp(listener), None) => Box::pin(router.serve_with_incoming(no_delay(listener))),

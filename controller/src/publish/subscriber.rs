@@ -261,6 +261,17 @@ impl Subscriber {
         self.accepted.get(key) == Some(&version)
     }
 
+    /// Why it refused this version of a resource, if it did.
+    pub(super) fn refusal(&self, key: &Key, version: u64) -> Option<&str> {
+        let refused = self.refused.get(key).filter(|refused| refused.version == version)?;
+        Some(&refused.reason)
+    }
+
+    /// Whether it sees everything, and has yet to acknowledge a first complete state.
+    pub(super) fn is_starting(&self) -> bool {
+        self.acknowledged_generation.is_none() && self.scope.is_everything()
+    }
+
     /// Whether it has its first complete state.
     pub(super) fn is_synced(&self) -> bool {
         self.synced

@@ -6,21 +6,20 @@ use std::sync::Arc;
 
 use kthena_scheduler::state::PROTOCOL_MINOR;
 use kthena_scheduler::state::proto::{
-    Ack, Counted, Counts, FromFilter, Hello, Placements, Report, Settlements, ToFilter, from_filter, to_filter,
+    Ack, Counted, Counts, FromFilter, Hello, InFlight, Placements, Report, ResourceType, Settlements, ToFilter,
+    from_filter, to_filter,
 };
 use tokio::sync::Notify;
 
-use super::hub::{Answered, Hub};
-use super::merge::{Outcome, SubscriberId};
+use super::hub::{Answered, Hub, Inner};
+use super::merge::{Entry, MAX_ORIGIN, Outcome, Speaker, SubscriberId};
 use super::scope::{Namespaces, Scope};
 use super::subscriber::{Config, Subscriber};
+use crate::compile::{Key, Resource};
 use crate::metrics::kind;
 
 /// Settlements in one message: some hundred bytes each.
 const SETTLEMENTS_PER_MESSAGE: usize = 1024;
-
-/// Longest name of an origin, bytes.
-const MAX_ORIGIN: usize = 128;
 
 /// Why a subscription is refused or ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +84,15 @@ impl Subscription {
         let mut subscriber = Subscriber::new(hello, scope, Arc::clone(&wake));
         subscriber.echoes = inner.merge.echoes(id);
         inner.subscribers.insert(id, subscriber);
+        let inner = &mut *inner;
+        let sees_everything = inner.narrowed(id).is_none();
+        for follower in inner.followers.values_mut() {
+            // One that sees everything is told of as starting, any other with each resource.
+            if !sees_everything {
+                follower.progress.touch(inner.resources.keys());
+            }
+            follower.wake.notify_one();
+        }
         inner.answered = Answered::Anything;
         hub.metrics.subscribers.set(inner.subscribers.len() as i64);
         wake.notify_one();
@@ -126,11 +134,18 @@ impl Subscription {
         }
         if before != subscriber.acknowledged_generation {
             self.hub.answered();
+            // It had nothing to acknowledge, as it had everything.
+            inner
+                .followers
+                .values_mut()
+                .for_each(|follower| follower.wake.notify_one());
         }
         let (loads, scope) = (&inner.loads, &subscriber.scope);
-        let read = inner
-            .ring
-            .read(&mut subscriber.cursor, self.id, |endpoint| loads.sees(scope, endpoint));
+        let read = inner.ring.read(
+            &mut subscriber.cursor,
+            |from| from.id() != self.id,
+            |endpoint| loads.sees(scope, endpoint),
+        );
         self.hub
             .metrics
             .placements_dropped
@@ -181,6 +196,7 @@ impl Subscription {
 
     fn acknowledge(&self, ack: Ack) {
         let mut inner = self.hub.inner.lock();
+        let inner = &mut *inner;
         let Some(subscriber) = inner.subscribers.get_mut(&self.id) else {
             return;
         };
@@ -200,11 +216,24 @@ impl Subscription {
         }
         // There may be room for an update that had to wait.
         subscriber.wake.notify_one();
-        let answered = before != subscriber.acknowledged_generation;
-        inner
-            .answered
-            .note(refusals.into_iter().map(|(key, _)| key).chain(accepted));
-        if answered {
+        let after = subscriber.acknowledged_generation;
+        // One that has started speaks for all it lacks.
+        let lacks = |(key, resource): &(&Key, &Resource)| !subscriber.holds(key, resource.version);
+        let lacking = match (before, after) {
+            (None, Some(_)) => inner.resources.iter().filter(lacks).map(|(key, _)| key).collect(),
+            _ => Vec::new(),
+        };
+        let touched = || refusals.iter().map(|(key, _)| key).chain(&accepted);
+        let not_load = |key: &&Key| key.kind != ResourceType::Load;
+        if before != after || touched().any(|key| not_load(&key)) {
+            for follower in inner.followers.values_mut() {
+                let progress = &mut follower.progress;
+                progress.touch(touched().filter(not_load).chain(lacking.iter().copied()));
+                follower.wake.notify_one();
+            }
+        }
+        inner.answered.note(touched().cloned());
+        if before != after {
             self.hub.show_lag(inner.made_after(before));
             self.hub.answered();
         }
@@ -220,7 +249,7 @@ impl Subscription {
                 report.in_flight.retain(|entry| inner.loads.sees(scope, entry.endpoint));
                 report.waiting.retain(|entry| scope.admits_name(&entry.server));
             }
-            inner.merge.report(self.id, report)
+            merge(inner, self.id, report)
         };
         let outcome = match outcome {
             Outcome::Merged => "merged",
@@ -262,7 +291,7 @@ impl Subscription {
             return;
         };
         let loads = &inner.loads;
-        let left_out = inner.ring.push(self.id, placements, |endpoint| {
+        let left_out = inner.ring.push(Speaker::Filter(self.id), placements, |endpoint| {
             loads.knows(endpoint) && loads.sees(scope, endpoint)
         });
         self.hub
@@ -275,28 +304,17 @@ impl Subscription {
                 subscriber.wake.notify_one();
             }
         }
+        inner.wake_followers();
     }
 
     fn settle(&self, settlements: Settlements) {
         let mut inner = self.hub.inner.lock();
-        let inner = &mut *inner;
         for settlement in settlements.settlements {
-            let speaker = inner.merge.speaker(&settlement.owner);
-            let found = match speaker.filter(|id| inner.subscribers.contains_key(id)) {
-                Some(id) => inner.subscribers.get_mut(&id),
-                None => inner
-                    .subscribers
-                    .values_mut()
-                    .rfind(|subscriber| subscriber.hello.origin == settlement.owner),
-            };
-            let dropped = match found {
-                None => Some("owner_gone"),
-                Some(owner) if owner.settlements.len() >= self.hub.settings.max_settlements => Some("slow"),
-                Some(owner) => {
-                    owner.settlements.push_back(settlement);
-                    owner.wake.notify_one();
-                    None
-                }
+            let max = self.hub.settings.max_settlements;
+            // The owner may be a filter of another controller, which passes it on.
+            let dropped = match inner.merge.speaker(&settlement.owner) {
+                Some(Speaker::Peer(peer)) => inner.settle_there(peer, settlement, max),
+                _ => inner.settle_here(settlement, max),
             };
             if let Some(reason) = dropped {
                 self.hub.metrics.settlements_dropped.get_or_create(&kind(reason)).inc();
@@ -311,10 +329,31 @@ impl Drop for Subscription {
         inner.subscribers.remove(&self.id);
         inner.answered = Answered::Anything;
         inner.merge.lose(self.id, self.hub.clock.now());
+        for follower in inner.followers.values_mut() {
+            follower.progress.filter_left();
+            follower.wake.notify_one();
+        }
         self.hub.metrics.subscribers.set(inner.subscribers.len() as i64);
         drop(inner);
         self.hub.answered();
     }
+}
+
+/// Merges a report of a filter connected here; those who follow are told of it.
+fn merge(inner: &mut Inner, id: SubscriberId, report: Report) -> Outcome {
+    if inner.followers.is_empty() {
+        return inner.merge.report(Speaker::Filter(id), report);
+    }
+    let (origin, complete) = (report.origin.clone(), report.complete);
+    let entry = |one: &InFlight| (one.endpoint, one.adapter.clone());
+    let entries: Vec<Entry> = report.in_flight.iter().map(entry).collect();
+    let outcome = inner.merge.report(Speaker::Filter(id), report);
+    if outcome != Outcome::Stale {
+        for follower in inner.followers.values_mut() {
+            follower.note(&origin, &entries, complete);
+        }
+    }
+    outcome
 }
 
 fn down(message: to_filter::Message) -> ToFilter {

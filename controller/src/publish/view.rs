@@ -15,7 +15,7 @@ pub struct Acceptance {
     pub kind: ResourceType,
     /// The version published, which is spoken of.
     pub version: u64,
-    /// Filters connected that see it.
+    /// Filters connected that see it, to whichever controller.
     pub subscribers: usize,
     /// Filters that acknowledged the version.
     pub acknowledged: usize,
@@ -46,6 +46,21 @@ pub struct SubscriberView {
     pub silent_ms: u64,
     /// What it refused, and why.
     pub refused: BTreeMap<String, String>,
+}
+
+/// A controller that is followed, as the debug page shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PeerView {
+    /// Names its process.
+    pub instance: String,
+    /// Where it was found.
+    pub address: String,
+    /// How long it has been followed, milliseconds.
+    pub since_ms: u64,
+    /// Filters that are connected to it.
+    pub filters: usize,
+    /// Whether it follows this controller, too.
+    pub follows_us: bool,
 }
 
 // === impl SubscriberView ===

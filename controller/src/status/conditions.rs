@@ -149,7 +149,7 @@ fn programmed(Judged { status, programmed, .. }: Judged<'_>) -> Verdict {
         (0, _) => verdict(
             false,
             "NoFilters",
-            "no filter that sees it is connected to this controller".to_owned(),
+            "no filter that sees it is connected to any controller".to_owned(),
         ),
         (connected, acknowledged) if acknowledged < connected => verdict(
             false,

@@ -116,7 +116,7 @@ impl Writer {
         let mut led = false;
         loop {
             let leads = *self.leading.borrow_and_update();
-            if leads && !led && self.hub.subscribers().is_empty() {
+            if leads && !led && self.hub.filters() == 0 {
                 let _ = timeout(FIRST_FILTER, answers.changed()).await;
             }
             led = leads;

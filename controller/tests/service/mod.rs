@@ -7,7 +7,7 @@ use std::time::Duration;
 use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
-use kthena_controller::publish::{Access, Bounds, Hub, Key, Resource, Server, Settings, Timeouts};
+use kthena_controller::publish::{Access, Bounds, Hub, Key, PeerBounds, Resource, Server, Settings, Timeouts};
 use kthena_controller::requests;
 use kthena_scheduler::state::proto::{Endpoint, Endpoints, InFlight, ModelRoute, Report, ResourceType, from_filter};
 
@@ -23,6 +23,7 @@ pub(crate) fn settings() -> Settings {
         max_subscribers: 100,
         reports: Bounds {
             max_origins: 8,
+            max_peer_origins: 8,
             max_entries: 1000,
             lost_after_ms: 300,
         },
@@ -33,6 +34,11 @@ pub(crate) fn settings() -> Settings {
         requests: requests::Bounds {
             max_series: 100,
             max_origins: 100,
+        },
+        peers: PeerBounds {
+            max_followers: 4,
+            max_endpoints: 1_000,
+            max_resources: 1_000,
         },
     }
 }

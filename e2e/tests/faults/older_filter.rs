@@ -6,7 +6,9 @@ use std::sync::Arc;
 use kthena_controller::clock::Clock;
 use kthena_controller::metrics::Metrics;
 use kthena_controller::observe::Table;
-use kthena_controller::publish::{Access, Address, Bounds, Hub, Key, Resource, Server, Settings, Timeouts, by_key};
+use kthena_controller::publish::{
+    Access, Address, Bounds, Hub, Key, PeerBounds, Resource, Server, Settings, Timeouts, by_key,
+};
 use kthena_controller::requests;
 use kthena_e2e::process::wait_until;
 use kthena_e2e::system::{Part, System};
@@ -24,6 +26,7 @@ async fn newer_controller(system: &System) -> Arc<Hub> {
         max_subscribers: 10,
         reports: Bounds {
             max_origins: 8,
+            max_peer_origins: 8,
             max_entries: 1_000,
             lost_after_ms: 5_000,
         },
@@ -34,6 +37,11 @@ async fn newer_controller(system: &System) -> Arc<Hub> {
         requests: requests::Bounds {
             max_series: 100,
             max_origins: 100,
+        },
+        peers: PeerBounds {
+            max_followers: 4,
+            max_endpoints: 1_000,
+            max_resources: 1_000,
         },
     };
     let metrics = Metrics::default().publish;
