@@ -60,8 +60,8 @@ pub struct Settings {
 pub struct Wasm {
     /// The module.
     pub module: PathBuf,
-    /// The controller's state service.
-    pub controller: SocketAddr,
+    /// The controllers' state services.
+    pub controllers: Vec<SocketAddr>,
     /// The plugin's configuration.
     pub configuration: Value,
 }
@@ -82,7 +82,7 @@ impl Settings {
         let mut bootstrap: Value = serde_saphyr::from_str(document).context("the document is not YAML")?;
         // The one static cluster is that of whom Envoy asks, or the filter.
         let peers = match &self.wasm {
-            Some(wasm) => std::slice::from_ref(&wasm.controller),
+            Some(wasm) => &wasm.controllers,
             None => &self.processors,
         };
         let endpoints: Vec<Value> = peers

@@ -53,6 +53,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ include "kthena.fullname" . }}-controller.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{- /* The name in the controller's certificate. */ -}}
+{{- define "kthena.stateServerName" -}}
+{{- $manual := eq .Values.global.certManagementMode "manual" -}}
+{{- if and $manual .Values.global.stateTLS.serverName -}}
+{{- .Values.global.stateTLS.serverName }}
+{{- else -}}
+{{- include "kthena.stateHost" . }}
+{{- end }}
+{{- end }}
+
 {{- /* Of a pod: (list . "controller" .Values...). */ -}}
 {{- define "kthena.podMetadata" -}}
 {{- $root := index . 0 -}}

@@ -255,7 +255,7 @@ impl Stand {
         };
         Ok(Some(envoy::Wasm {
             module: wasm_module(module)?,
-            controller: self.system.state_address(),
+            controllers: vec![self.system.state_address()],
             configuration,
         }))
     }

@@ -59,7 +59,7 @@ use fleet::Fleet;
 use manifests::Manifests;
 pub use options::{Change, Filter, Options};
 pub use program::Program;
-use services::Service;
+use services::{Ports, Service};
 
 /// State reaches every part within this time, or something is wrong.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
@@ -75,8 +75,10 @@ pub const FURTHER: &str = "further.yaml";
 pub enum Part {
     /// All model servers.
     Fleet,
-    /// The controller.
+    /// The controller; the first where there are several.
     Controller,
+    /// One of several controllers, from 0 on.
+    OneController(usize),
     /// One of the ext_proc servers, from 0 on.
     ExtProc(usize),
     /// Envoy.
@@ -91,7 +93,7 @@ pub struct System {
     settings: envoy::Settings,
     configuration: Value,
     ext_procs: Vec<Service>,
-    controller: Service,
+    controllers: Vec<Service>,
     kubernetes: Option<Cluster>,
     fleet: Fleet,
     manifests: Manifests,
@@ -125,20 +127,20 @@ impl System {
             Some(cluster) => Some(Cluster::start(cluster, folder).await?),
             None => None,
         };
-        let source = match &kubernetes {
-            Some(cluster) => {
-                fill_cluster(cluster, &options, &fleet).await?;
-                format!("--kubeconfig={}", cluster.kubeconfig_of_the_controller()?.display())
-            }
-            None => {
-                fill_folder(&manifests, &options, &fleet)?;
-                format!("--folder={}", manifests.path().display())
-            }
-        };
-        let controller = services::start_controller(&options, folder, source).await?;
+        match &kubernetes {
+            Some(cluster) => fill_cluster(cluster, &options, &fleet).await?,
+            None => fill_folder(&manifests, &options, &fleet)?,
+        }
+        let controllers = start_controllers(&options, folder, &manifests, kubernetes.as_ref()).await?;
+        let state: Vec<SocketAddr> = controllers.iter().map(Service::address).collect();
         let mut ext_procs = Vec::new();
         for number in 0..options.ext_procs {
-            ext_procs.push(services::start_ext_proc(number, &options, folder, controller.address()).await?);
+            let own = number % state.len();
+            let state = match options.ext_procs_know_all {
+                true => &state[..],
+                false => &state[own..=own],
+            };
+            ext_procs.push(services::start_ext_proc(number, &options, folder, state).await?);
         }
         let reserved = || Reserved::loopback().context("no free port on 127.0.0.1");
         let ports = [reserved()?, reserved()?];
@@ -147,7 +149,7 @@ impl System {
             listen: options.listen.unwrap_or(ports[0].address()),
             admin: ports[1].address(),
             processors: ext_procs.iter().map(|one| one.address()).collect(),
-            wasm: wasm(&options, controller.address())?,
+            wasm: wasm(&options, state)?,
             clusters: folder.join("envoy"),
             workers: options.workers,
         };
@@ -163,7 +165,7 @@ impl System {
             settings,
             configuration,
             ext_procs,
-            controller,
+            controllers,
             kubernetes,
             fleet,
             manifests,
@@ -195,7 +197,7 @@ impl System {
     /// Where the controller serves state, unless a flag says otherwise.
     #[must_use]
     pub fn state_address(&self) -> SocketAddr {
-        self.controller.address()
+        self.controllers[0].address()
     }
 
     /// The folder of YAML that the controller reads.
@@ -232,9 +234,18 @@ impl System {
         self.envoy.as_ref().context("Envoy was killed and not started again")
     }
 
-    /// The controller's program, for its pages (`/metrics`, `/readyz`), its log and signals.
+    /// The controller's program, for its pages (`/metrics`, `/readyz`), its log and signals; the first's where there are several.
     pub fn controller(&mut self) -> &mut Program {
-        &mut self.controller.program
+        &mut self.controllers[0].program
+    }
+
+    /// The program of one of several controllers.
+    ///
+    /// # Errors
+    /// When there are not that many.
+    pub fn one_controller(&mut self, number: usize) -> Result<&mut Program> {
+        let found = self.controllers.get_mut(number).map(|one| &mut one.program);
+        found.with_context(|| format!("there is no controller {number}"))
     }
 
     /// The program of an ext_proc server, for its pages (`/metrics`, `/readyz`), its log and signals.
@@ -261,7 +272,8 @@ impl System {
     /// When the part has none, or it does not answer 200.
     pub async fn debug(&self, part: Part, path: &str) -> Result<String> {
         let service = match part {
-            Part::Controller => Some(&self.controller),
+            Part::Controller => self.controllers.first(),
+            Part::OneController(number) => self.controllers.get(number),
             Part::ExtProc(number) => self.ext_procs.get(number),
             Part::Fleet | Part::Envoy => None,
         };
@@ -278,7 +290,8 @@ impl System {
     pub fn kill(&mut self, part: Part) -> Result<()> {
         match part {
             Part::Fleet => self.fleet.program()?.kill(),
-            Part::Controller => self.controller.program.kill(),
+            Part::Controller => self.controller().kill(),
+            Part::OneController(number) => self.one_controller(number)?.kill(),
             Part::ExtProc(number) => self.ext_proc(number)?.kill(),
             Part::Envoy => {
                 self.envoy = None;
@@ -294,7 +307,8 @@ impl System {
     pub async fn restart(&mut self, part: Part) -> Result<()> {
         match part {
             Part::Fleet => self.fleet.program()?.restart().await,
-            Part::Controller => self.controller.program.restart().await,
+            Part::Controller => self.controller().restart().await,
+            Part::OneController(number) => self.one_controller(number)?.restart().await,
             Part::ExtProc(number) => self.ext_proc(number)?.restart().await,
             Part::Envoy => {
                 self.envoy = None;
@@ -317,7 +331,7 @@ impl System {
             .await
     }
 
-    /// Starts another controller on the same API server, which no filter is connected to.
+    /// Starts another controller on the same API server, which no filter is connected to, and which knows of no other.
     ///
     /// # Errors
     /// When the objects are in a folder, or it is not ready in time.
@@ -327,7 +341,7 @@ impl System {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let kubeconfig = cluster.kubeconfig_of_another_controller()?;
         let source = format!("--kubeconfig={}", kubeconfig.display());
-        services::start_controller(&Options::default(), &folder, source)
+        services::start_controller(&Options::default(), &folder, source, Ports::reserve()?, &[])
             .await
             .map(Another)
     }
@@ -341,7 +355,7 @@ impl System {
             ext_proc_flags: flags,
             ..Options::default()
         };
-        services::launch_ext_proc("another", &options, self.folder(), self.state_address()).map(Another)
+        services::launch_ext_proc("another", &options, self.folder(), &[self.state_address()]).map(Another)
     }
 
     /// Waits until a gauge or counter of an Envoy cluster has this value, such as `membership_healthy` of `kthena-ext-proc`.
@@ -401,6 +415,36 @@ impl System {
     }
 }
 
+async fn start_controllers(
+    options: &Options,
+    folder: &Path,
+    manifests: &Manifests,
+    cluster: Option<&Cluster>,
+) -> Result<Vec<Service>> {
+    let ports: Result<Vec<Ports>> = (0..options.controllers).map(|_| Ports::reserve()).collect();
+    let ports = ports?;
+    let peers: Vec<SocketAddr> = ports.iter().map(Ports::address).collect();
+    let mut controllers = Vec::new();
+    for (number, ports) in ports.into_iter().enumerate() {
+        let source = match (cluster, number) {
+            (None, _) => format!("--folder={}", manifests.path().display()),
+            (Some(cluster), 0) => kubeconfig(&cluster.kubeconfig_of_the_controller()?),
+            (Some(cluster), _) => kubeconfig(&cluster.kubeconfig_of_another_controller()?),
+        };
+        // The first has the folder that Envoy reads.
+        let folder = match number {
+            0 => folder.to_owned(),
+            _ => folder.join(format!("controller-{number}")),
+        };
+        controllers.push(services::start_controller(options, &folder, source, ports, &peers).await?);
+    }
+    Ok(controllers)
+}
+
+fn kubeconfig(file: &Path) -> String {
+    format!("--kubeconfig={}", file.display())
+}
+
 fn fill_folder(manifests: &Manifests, options: &Options, fleet: &Fleet) -> Result<()> {
     for group in &options.groups {
         manifests.write(&format!("{}.yaml", group.name), &fleet.manifests(&group.name))?;
@@ -429,12 +473,12 @@ async fn fill_cluster(cluster: &Cluster, options: &Options, fleet: &Fleet) -> Re
     cluster.apply(&objects).await
 }
 
-fn wasm(options: &Options, controller: SocketAddr) -> Result<Option<envoy::Wasm>> {
+fn wasm(options: &Options, controllers: Vec<SocketAddr>) -> Result<Option<envoy::Wasm>> {
     match &options.filter {
         Filter::ExtProc => Ok(None),
         Filter::Wasm(configuration) => Ok(Some(envoy::Wasm {
             module: binaries::wasm_module("kthena_wasm_filter")?,
-            controller,
+            controllers,
             configuration: configuration.clone(),
         })),
     }

@@ -36,11 +36,15 @@ pub struct Options {
     pub scheduler_config: String,
     /// Who decides.
     pub filter: Filter,
+    /// How many controllers, which know of each other. The first writes Envoy's files; ext_proc servers subscribe to them in turn.
+    pub controllers: usize,
     /// How many ext_proc servers.
     pub ext_procs: usize,
+    /// Whether each ext_proc server is told of all controllers, and not of its own alone.
+    pub ext_procs_know_all: bool,
     /// Further flags of each ext_proc server; `--state` replaces the controller's address.
     pub ext_proc_flags: Vec<String>,
-    /// Further flags of the controller; `--state-listen` replaces its address.
+    /// Further flags of each controller; `--state-listen` replaces its address.
     pub controller_flags: Vec<String>,
     /// Where Envoy listens; a free port when absent.
     pub listen: Option<SocketAddr>,
@@ -84,7 +88,9 @@ impl Default for Options {
             time_scale: 1.0,
             scheduler_config: String::new(),
             filter: Filter::ExtProc,
+            controllers: 1,
             ext_procs: 2,
+            ext_procs_know_all: false,
             ext_proc_flags: vec!["--explain=on".to_owned()],
             controller_flags: Vec::new(),
             listen: None,

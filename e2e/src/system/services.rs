@@ -23,20 +23,25 @@ pub(super) struct Service {
 
 /// The ports of a service, its own across restarts.
 #[derive(Debug)]
-struct Ports {
+pub(super) struct Ports {
     listen: Reserved,
     admin: Reserved,
     debug: Reserved,
 }
 
 impl Ports {
-    fn reserve() -> Result<Self> {
+    pub(super) fn reserve() -> Result<Self> {
         let reserved = || Reserved::loopback().context("no free port on 127.0.0.1");
         Ok(Self {
             listen: reserved()?,
             admin: reserved()?,
             debug: reserved()?,
         })
+    }
+
+    /// Where it serves.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.listen.address()
     }
 
     fn flags(&self) -> [String; 2] {
@@ -77,7 +82,7 @@ impl Service {
 
     /// Where it serves.
     pub(super) fn address(&self) -> SocketAddr {
-        self.ports.listen.address()
+        self.ports.address()
     }
 
     /// A debug page.
@@ -90,9 +95,15 @@ impl Service {
     }
 }
 
-/// Starts the controller on what the flag `source` names; it writes Envoy's files into `envoy` below `folder`.
-pub(super) async fn start_controller(options: &Options, folder: &Path, source: String) -> Result<Service> {
-    let ports = Ports::reserve()?;
+/// Starts a controller on what the flag `source` names; it writes Envoy's files into `envoy` below `folder`. `peers` are all controllers, where
+/// there are several.
+pub(super) async fn start_controller(
+    options: &Options,
+    folder: &Path,
+    source: String,
+    ports: Ports,
+    peers: &[SocketAddr],
+) -> Result<Service> {
     let envoy = folder.join("envoy");
     std::fs::create_dir_all(&envoy).with_context(|| format!("cannot make {}", envoy.display()))?;
     let mut args = vec![format!("--envoy-dir={}", envoy.display())];
@@ -110,16 +121,24 @@ pub(super) async fn start_controller(options: &Options, folder: &Path, source: S
         std::fs::write(&file, &options.scheduler_config).with_context(|| format!("cannot write {}", file.display()))?;
         args.push(format!("--scheduler-config={}", file.display()));
     }
+    if peers.len() > 1 {
+        args.push(format!("--peers={}", joined(peers, "")));
+    }
     args.extend(options.controller_flags.iter().cloned());
     Service::start("kthena-controller", "controller".to_owned(), args, folder, ports).await
 }
 
-/// Starts an ext_proc server that subscribes to the controller at `state`.
+fn joined(addresses: &[SocketAddr], scheme: &str) -> String {
+    let all: Vec<_> = addresses.iter().map(|address| format!("{scheme}{address}")).collect();
+    all.join(",")
+}
+
+/// Starts an ext_proc server that subscribes to one of the controllers at `state`.
 pub(super) async fn start_ext_proc(
     number: usize,
     options: &Options,
     folder: &Path,
-    state: SocketAddr,
+    state: &[SocketAddr],
 ) -> Result<Service> {
     let name = format!("ext-proc-{number}");
     let mut service = launch_ext_proc(&name, options, folder, state)?;
@@ -128,11 +147,11 @@ pub(super) async fn start_ext_proc(
 }
 
 /// The same, by a name of its own, without waiting.
-pub(super) fn launch_ext_proc(name: &str, options: &Options, folder: &Path, state: SocketAddr) -> Result<Service> {
+pub(super) fn launch_ext_proc(name: &str, options: &Options, folder: &Path, state: &[SocketAddr]) -> Result<Service> {
     let ports = Ports::reserve()?;
     let mut args = vec![format!("--listen={}", ports.listen.address())];
     if !has(&options.ext_proc_flags, "--state") {
-        args.push(format!("--state=http://{state}"));
+        args.push(format!("--state={}", joined(state, "http://")));
     }
     args.extend(options.ext_proc_flags.iter().cloned());
     Service::launch("kthena-ext-proc", name.to_owned(), args, folder, ports)

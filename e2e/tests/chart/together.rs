@@ -1,5 +1,5 @@
-//! Story: what the chart installs works together: the real programs with the chart's own flags and certificates, the controller under the chart's
-//! own ServiceAccount with no rights but those that the chart gives it, and it uses every one of them.
+//! Story: what the chart installs works together: the real programs with the chart's own flags and certificates, two replicas of the controller under
+//! the chart's own ServiceAccount with no rights but those that the chart gives it. They follow each other, and use every one of these rights.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -58,6 +58,20 @@ impl Started {
         .await
         .unwrap_or_else(|error| panic!("{error:#}: {}", self.process.last_lines(30)));
     }
+
+    async fn wait_metric(&self, name: &str, value: f64) {
+        let client = Client::http1(self.admin.address());
+        let mut seen = None;
+        wait_until(&format!("{name} {value}"), PATIENCE, async || {
+            let page = client.send(Ask::get("/metrics")).await;
+            seen = page
+                .ok()
+                .and_then(|page| kthena_e2e::exposition::sum(&page.text(), name));
+            seen == Some(value)
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}: {seen:?}: {}", self.process.last_lines(30)));
+    }
 }
 
 /// Starts a program with the chart's flags, but for what differs outside a pod: where files are mounted, and addresses.
@@ -95,21 +109,15 @@ async fn what_is_installed_works_together() {
     mount(&cluster, "kthena-state-client", &folder.join("client")).await;
     let at = |name: &str| folder.join(name).display().to_string();
 
-    let (state, debug) = (Reserved::loopback().unwrap(), Reserved::loopback().unwrap());
-    let mut controller = args(&cluster.get("deployment/kthena-controller", NAMESPACE).await.unwrap());
-    controller.push(format!(
-        "--kubeconfig={}",
-        kubeconfig(&cluster, "kthena-controller", folder).await
-    ));
-    controller.push(format!("--leader-elect-resource-namespace={NAMESPACE}"));
-    controller.push(format!("--debug-listen={}", debug.address()));
-    let changes = [
-        ("/etc/kthena/state", at("server")),
-        // It listens on every address, as in a pod, so that it is held to the rule for such.
-        ("0.0.0.0:9911", format!("0.0.0.0:{}", state.port())),
-    ];
-    let controller = start(&controller, &changes, "kthena-controller", folder);
-    controller.wait_ready().await;
+    let state = [(); 2].map(|()| Reserved::loopback().unwrap());
+    let first = replica(&cluster, folder, &state, 0).await;
+    first.wait_ready().await;
+    first.wait_metric("kthena_controller_leading", 1.0).await;
+    let second = replica(&cluster, folder, &state, 1).await;
+    second.wait_ready().await;
+    for replica in [&first, &second] {
+        replica.wait_metric("kthena_controller_peers", 1.0).await;
+    }
 
     let (grpc, debug) = (Reserved::loopback().unwrap(), Reserved::loopback().unwrap());
     let mut filter = args(&cluster.get("deployment/kthena-ext-proc", NAMESPACE).await.unwrap());
@@ -120,7 +128,8 @@ async fn what_is_installed_works_together() {
         ("/var/cache/kthena", folder.display().to_string()),
         (
             &*format!("https://{host}:9911"),
-            format!("https://127.0.0.1:{}", state.port()),
+            // Not the one that leads: what is said of objects speaks of the filters of both.
+            format!("https://127.0.0.1:{}", state[1].port()),
         ),
         ("0.0.0.0:9002", grpc.address().to_string()),
         ("127.0.0.1:15000", debug.address().to_string()),
@@ -143,6 +152,31 @@ async fn what_is_installed_works_together() {
         .filter(|call| call["responseStatus"]["code"] == 403)
         .collect();
     assert!(refused.is_empty(), "{refused:#?}");
+}
+
+/// Starts a replica of the controller, of which each listens at one of these ports.
+async fn replica(cluster: &Cluster, folder: &Path, state: &[Reserved; 2], number: usize) -> Started {
+    let own = folder.join(format!("controller-{number}"));
+    std::fs::create_dir_all(&own).unwrap();
+    let debug = Reserved::loopback().unwrap();
+    let mut args = args(&cluster.get("deployment/kthena-controller", NAMESPACE).await.unwrap());
+    args.push(format!(
+        "--kubeconfig={}",
+        kubeconfig(cluster, "kthena-controller", &own).await
+    ));
+    args.push(format!("--leader-elect-resource-namespace={NAMESPACE}"));
+    args.push(format!("--debug-listen={}", debug.address()));
+    let changes = [
+        ("/etc/kthena/state", folder.join("server").display().to_string()),
+        // It listens on every address, as in a pod, so that it is held to the rule for such.
+        ("0.0.0.0:9911", format!("0.0.0.0:{}", state[number].port())),
+        // The addresses that the headless Service has in a cluster.
+        (
+            &*format!("kthena-controller-peers.{NAMESPACE}.svc:9911"),
+            format!("127.0.0.1:{},127.0.0.1:{}", state[0].port(), state[1].port()),
+        ),
+    ];
+    start(&args, &changes, "kthena-controller", &own)
 }
 
 fn account() -> String {
