@@ -17,11 +17,25 @@ async fn condition(system: &mut System, what: &str, type_: &str) -> String {
     })
 }
 
-async fn wait_condition(system: &mut System, what: &str, type_: &str, wanted: &str) {
+pub(crate) async fn wait_condition(system: &mut System, what: &str, type_: &str, wanted: &str) {
     let mut seen = String::new();
     wait_until(&format!("{what} to be {type_}={wanted}"), PATIENCE, async || {
         seen = condition(system, what, type_).await;
         seen == wanted
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}: {seen}"));
+}
+
+/// Waits until the message of an object's condition `Programmed` is this.
+pub(crate) async fn wait_programmed(system: &mut System, what: &str, message: &str) {
+    let mut seen = Value::Null;
+    wait_until(&format!("{what} to say: {message}"), PATIENCE, async || {
+        let object = system.kubernetes().unwrap().get(what, "default").await.unwrap();
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let programmed = conditions.into_iter().find(|one| one["type"] == "Programmed");
+        seen = programmed.unwrap_or_default();
+        seen["message"] == message
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}: {seen}"));
