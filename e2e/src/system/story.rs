@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::fleet::{Group, Received};
 use super::manifests::model_route;
-use super::{Options, System};
+use super::{Options, Part, System};
 use crate::client::{Answer, Ask};
 use crate::process::wait_until;
 
@@ -50,6 +50,41 @@ pub fn who(answer: &Answer) -> Ipv4Addr {
     address
         .parse()
         .unwrap_or_else(|_| panic!("{}: {}", answer.status, answer.text()))
+}
+
+/// The pods as an ext_proc server sees them.
+pub async fn pods(system: &System, replica: usize) -> Vec<Value> {
+    let page = system.debug(Part::ExtProc(replica), "/debug/config_dump/pods").await;
+    let page: Value = page
+        .ok()
+        .and_then(|page| serde_json::from_str(&page).ok())
+        .unwrap_or_default();
+    page["pods"].as_array().cloned().unwrap_or_default()
+}
+
+/// A gauge or counter without labels of an ext_proc server; `None` when it does not answer.
+///
+/// # Panics
+/// When there is no such server.
+pub async fn gauge(system: &mut System, replica: usize, name: &str) -> Option<f64> {
+    let page = system.ext_proc(replica).unwrap().page("/metrics").await.ok()?;
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    page.lines().find_map(value)
+}
+
+/// Waits until an ext_proc server knows these many pods and counts nothing in flight at any, neither itself nor from others.
+///
+/// # Panics
+/// When that takes long.
+pub async fn wait_idle(system: &System, replica: usize, endpoints: usize) {
+    let mut seen = Vec::new();
+    wait_until("no request in flight", SOON, async || {
+        seen = pods(system, replica).await;
+        let idle = |pod: &Value| pod["inFlight"].as_f64() == Some(0.0) && pod["inFlightOwn"].as_f64() == Some(0.0);
+        seen.len() == endpoints && seen.iter().all(idle)
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}: {seen:?}"));
 }
 
 /// The access-log line of a request, by its `x-request-id`; Envoy writes lines after the answer.

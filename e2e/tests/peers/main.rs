@@ -18,9 +18,8 @@ mod observed;
 mod processor;
 
 use kthena_e2e::process::wait_until;
-pub(crate) use kthena_e2e::system::story::{CHAT, SOON, llama, new_question, send, who};
-use kthena_e2e::system::{Options, Part, System};
-use serde_json::Value;
+pub(crate) use kthena_e2e::system::story::{CHAT, SOON, gauge, llama, new_question, pods, send, wait_idle, who};
+use kthena_e2e::system::{Options, System};
 
 /// Starts a system of two controllers, which follow each other; each has one of the ext_proc servers.
 async fn start(options: Options) -> System {
@@ -49,35 +48,6 @@ async fn wait_metric(system: &mut System, controller: usize, name: &str, is_righ
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}: {seen}"));
-}
-
-/// The pods as an ext_proc server sees them.
-async fn pods(system: &System, replica: usize) -> Vec<Value> {
-    let page = system.debug(Part::ExtProc(replica), "/debug/config_dump/pods").await;
-    let page: Value = page
-        .ok()
-        .and_then(|page| serde_json::from_str(&page).ok())
-        .unwrap_or_default();
-    page["pods"].as_array().cloned().unwrap_or_default()
-}
-
-/// A gauge or counter without labels of an ext_proc server.
-async fn gauge(system: &mut System, replica: usize, name: &str) -> Option<f64> {
-    let page = system.ext_proc(replica).unwrap().page("/metrics").await.ok()?;
-    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
-    page.lines().find_map(value)
-}
-
-/// Waits until an ext_proc server knows these many pods and counts nothing in flight at any, neither itself nor from others.
-async fn wait_idle(system: &System, replica: usize, endpoints: usize) {
-    let mut seen = Vec::new();
-    wait_until("no request in flight", SOON, async || {
-        seen = pods(system, replica).await;
-        let idle = |pod: &Value| pod["inFlight"].as_f64() == Some(0.0) && pod["inFlightOwn"].as_f64() == Some(0.0);
-        seen.len() == endpoints && seen.iter().all(idle)
-    })
-    .await
-    .unwrap_or_else(|error| panic!("{error:#}: {seen:?}"));
 }
 
 /// Waits until a question to the model is answered by 200 many times in a row, hence by every decider.

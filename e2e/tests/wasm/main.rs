@@ -50,7 +50,7 @@ mod traces;
 use kthena_e2e::client::Client;
 use kthena_e2e::process::wait_until;
 pub(crate) use kthena_e2e::system::story::{
-    CHAT, SOON, fill, group_of, last_received, llama, log_line, new_question, one_at_a_time, question, send, who,
+    CHAT, SOON, fill, group_of, last_received, llama, log_line, new_question, one_at_a_time, pods, question, send, who,
 };
 use kthena_e2e::system::{Filter, Options, Part, System};
 use serde_json::{Value, json};
@@ -76,16 +76,6 @@ async fn in_flight(system: &System, endpoints: usize) -> Option<f64> {
 /// Waits until an ext_proc server knows these many pods and counts nothing in flight at any.
 async fn wait_idle(system: &System, _: usize, endpoints: usize) {
     wait_in_flight(system, endpoints, 0.0).await;
-}
-
-/// The pods as an ext_proc server sees them, who is told what the filter is told.
-async fn pods(system: &System, replica: usize) -> Vec<Value> {
-    let page = system.debug(Part::ExtProc(replica), "/debug/config_dump/pods").await;
-    let page: Value = page
-        .ok()
-        .and_then(|page| serde_json::from_str(&page).ok())
-        .unwrap_or_default();
-    page["pods"].as_array().cloned().unwrap_or_default()
 }
 
 /// Waits until Envoy has whom it asks: the filter is in it.
