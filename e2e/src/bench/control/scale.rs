@@ -1,7 +1,7 @@
 //! The controller among 1,000 ModelServers, as many routes and 5,000 pods, which are not observed: its first sync, its memory, what one change
 //! costs it among few objects and among many, and what it does when nothing happens.
 //!
-//! Two filters subscribe: a real ext_proc server, and one in this process ([`Filter`]), which tells when it has followed. Nobody reads Envoy's
+//! Two filters subscribe: a real ext_proc server, and one in this process (`Filter`), which tells when it has followed. Nobody reads Envoy's
 //! files, but they are written, and waited for, as always.
 
 use std::collections::BTreeMap;
