@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kthena_scheduler::state::PROTOCOL_MINOR;
-use kthena_scheduler::state::proto::{EndpointLoad, Settlements};
+use kthena_scheduler::state::proto::Settlements;
 use kthena_scheduler::time::Time;
 use prost::Message;
 use tokio::sync::{Notify, mpsc};
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use super::follower::Follower;
 use super::hub::Hub;
+use super::load::observed;
 use super::merge::{MAX_ORIGIN, Speaker, SubscriberId};
 use super::progress;
 use super::resource::split;
@@ -196,17 +197,7 @@ fn observation(look: Look, now: Time) -> proto::Observation {
         port: look.key.port.into(),
         target: look.target,
         looked_age_ms: now.since(look.looked_at),
-        load: Some(EndpointLoad {
-            sample_age_ms: seen.sampled_at.map(|at| now.since(at)),
-            waiting: seen.sample.waiting,
-            running: seen.sample.running,
-            kv_usage: seen.sample.kv_usage,
-            ttft_s: seen.latency.ttft,
-            tpot_s: seen.latency.tpot,
-            latency_age_ms: now.since(seen.latency_at),
-            down: seen.down,
-            ..EndpointLoad::default()
-        }),
+        load: Some(observed(&seen, now)),
         fact,
     }
 }

@@ -13,7 +13,7 @@ use kthena_scheduler::time::Time;
 use super::merge::Merge;
 use super::scope::Scope;
 use crate::compile::{EndpointKey, Key, Resource};
-use crate::observe::Table;
+use crate::observe::{Observation, Table};
 
 /// All Loads.
 #[derive(Debug)]
@@ -187,6 +187,21 @@ fn unlisted<K: Eq + std::hash::Hash>(lists: &mut HashMap<K, Vec<Arc<str>>>, key:
     empty
 }
 
+/// What is told of an endpoint because it was observed: filters are told so, and other controllers.
+pub(super) fn observed(seen: &Observation, now: Time) -> EndpointLoad {
+    EndpointLoad {
+        sample_age_ms: seen.sampled_at.map(|at| now.since(at)),
+        waiting: seen.sample.waiting,
+        running: seen.sample.running,
+        kv_usage: seen.sample.kv_usage,
+        ttft_s: seen.latency.ttft,
+        tpot_s: seen.latency.tpot,
+        latency_age_ms: now.since(seen.latency_at),
+        down: seen.down,
+        ..EndpointLoad::default()
+    }
+}
+
 // === impl Server ===
 
 impl Server {
@@ -199,16 +214,9 @@ impl Server {
                 let seen = table.get(target).unwrap_or_default();
                 EndpointLoad {
                     endpoint: *id,
-                    sample_age_ms: seen.sampled_at.map(|at| now.since(at)),
-                    waiting: seen.sample.waiting,
-                    running: seen.sample.running,
-                    kv_usage: seen.sample.kv_usage,
-                    ttft_s: seen.latency.ttft,
-                    tpot_s: seen.latency.tpot,
-                    latency_age_ms: now.since(seen.latency_at),
-                    down: seen.down,
                     in_flight_requests: u32::try_from(in_flight.requests).unwrap_or(u32::MAX),
                     in_flight_tokens: in_flight.tokens,
+                    ..observed(&seen, now)
                 }
             })
             .collect();
