@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod admin;
 mod certificates;
 pub mod config;
+mod connections;
 pub mod decisions;
 pub mod envoy_check;
 pub mod metrics;

@@ -17,7 +17,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -25,12 +24,13 @@ use crate::access_log;
 use crate::admin::Pages;
 use crate::certificates::Acceptor;
 use crate::config::{Config, Listen, Serve};
+use crate::connections::{Services, serve};
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use crate::state::{State, Subscription, Timing};
 use crate::stream::{self, Shared};
 use crate::telemetry;
-use crate::workers::{Connections, Listener, Workers};
+use crate::workers::{Listener, Workers};
 
 /// Names under which health is asked for: the server as a whole, liveness, readiness, and the service that Envoy uses.
 const READINESS: [&str; 3] = ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor"];
@@ -43,15 +43,6 @@ const DECISIONS: usize = 100;
 const HEALTH_STEP: Duration = Duration::from_millis(100);
 /// Envoy tells the access log of a request at most this long after its end (`buffer_flush_interval` of envoy.yaml, and some).
 const LAST_LOGS: Duration = Duration::from_millis(300);
-/// Envoy holds few connections and one stream per request.
-const MAX_STREAMS: u32 = 100_000;
-/// A whole body of the default bound on its way, without waiting for the window.
-const STREAM_WINDOW: u32 = 16 << 20;
-/// A frame costs a call of the kernel; a body of the usual 16 KiB each would take dozens.
-const LARGEST_FRAME: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 64 << 20;
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until a signal ends it.
 ///
@@ -75,13 +66,12 @@ pub async fn run(config: Config) -> Result<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     tasks.spawn(report_health(reporter, Arc::clone(&pages), Arc::clone(&shared.state)));
-    let routes = Routes::new(health)
-        .add_service(stream::service(Arc::clone(&shared)))
-        .add_service(access_log::service(
-            Arc::clone(&shared),
-            config.requests.access_log_grace,
-            logs_closing,
-        ));
+    let grace = config.requests.access_log_grace;
+    let services = Arc::new(Services {
+        process: stream::service(Arc::clone(&shared)),
+        logs: access_log::service(Arc::clone(&shared), grace, logs_closing),
+        others: Routes::new(health),
+    });
     let tls = acceptor(&config.serve)?;
     if let Some(tls) = tls.clone() {
         let shared = Arc::clone(&shared);
@@ -96,8 +86,11 @@ pub async fn run(config: Config) -> Result<()> {
         let tls = tls.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
         let (shares, accepting) = workers.share(listener);
         for (thread, connections) in shares {
-            let served = serve(connections, routes.clone(), tls.clone(), stopping.clone());
-            servers.spawn_on(served, &thread);
+            let (services, stopping) = (Arc::clone(&services), stopping.clone());
+            match &tls {
+                Some(tls) => servers.spawn_on(serve(tls.secure(connections), services, stopping), &thread),
+                None => servers.spawn_on(serve(connections, services, stopping), &thread),
+            };
         }
         tasks.spawn(accepting);
     }
@@ -109,7 +102,7 @@ pub async fn run(config: Config) -> Result<()> {
     );
     tokio::select! {
         ended = servers.join_next() => if let Some(ended) = ended {
-            ended.context("a listener failed")??;
+            ended.context("a listener failed")?;
         },
         signalled = stop_signal() => signalled?,
     }
@@ -168,7 +161,7 @@ struct Draining {
 
 impl Draining {
     /// Says that no more should come, then waits for what is here.
-    async fn run(self, servers: &mut JoinSet<Result<()>>, serve: &Serve) {
+    async fn run(self, servers: &mut JoinSet<()>, serve: &Serve) {
         self.pages.drain();
         let timeout = serve.drain_timeout;
         tracing::info!(timeout_s = timeout.as_secs(), "stopping: waiting for open requests");
@@ -322,33 +315,4 @@ fn acceptor(serve: &Serve) -> Result<Option<Acceptor>> {
         .map(|(certificate, key)| Acceptor::open(certificate, key))
         .transpose();
     opened.map_err(anyhow::Error::msg).context("--tls-cert and --tls-key")
-}
-
-async fn serve(
-    connections: Connections,
-    routes: Routes,
-    tls: Option<Acceptor>,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<()> {
-    let mut server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(LARGEST_FRAME)
-        .max_concurrent_streams(MAX_STREAMS);
-    let stopped = async move {
-        // An error means that the sender is gone, and with it the process.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    };
-    let router = server.add_routes(routes);
-    match tls {
-        Some(tls) => {
-            router
-                .serve_with_incoming_shutdown(tls.secure(connections), stopped)
-                .await?
-        }
-        None => router.serve_with_incoming_shutdown(connections, stopped).await?,
-    }
-    Ok(())
 }

@@ -2,12 +2,14 @@
 //! as Envoy would. Its clock stands still.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::convert::Infallible;
+use std::future::{poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
+use bytes::Buf as _;
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_client::ExternalProcessorClient;
@@ -18,11 +20,14 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     ProtocolConfiguration, body_mutation::Mutation,
 };
 use envoy_types::pb::google::protobuf::{Struct, value::Kind};
+use http_body_util::BodyExt as _;
+use hyper::body::Frame;
 use kthena_ext_proc::decisions::Decisions;
 use kthena_ext_proc::metrics::Metrics;
 use kthena_ext_proc::state::{Clock, Controller as Source, Credentials, Sizes, State, Subscription, Timing};
 use kthena_ext_proc::stream::{self, Shared};
 use kthena_ext_proc::telemetry::Tracing;
+use kthena_ext_proc::wire::{Pieces, Sent};
 use kthena_scheduler::exchange::{Settings, WhenSaturated};
 use kthena_scheduler::lease::LeaseTable;
 use kthena_scheduler::time::Time;
@@ -47,7 +52,13 @@ const LARGEST: usize = 64 << 20;
 /// What becomes of the requests, in order, when the host sends bodies in this mode.
 pub(crate) async fn run(picture: &Picture, requests: &[Request], mode: BodySendMode) -> Vec<Outcome> {
     let shared = shared(picture);
-    let mut client = ExternalProcessorClient::new(stream::service(Arc::clone(&shared)))
+    let service = stream::service(Arc::clone(&shared));
+    let in_one = |frame: Frame<Pieces>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+    let answer = move |request| {
+        let body = |replies: Sent<_>| Body::new(replies.map_frame(in_one));
+        ready(Ok::<_, Infallible>(service.answer(request).map(body)))
+    };
+    let mut client = ExternalProcessorClient::new(tower::service_fn(answer))
         .max_decoding_message_size(LARGEST)
         .max_encoding_message_size(LARGEST);
     let mut outcomes = Vec::new();

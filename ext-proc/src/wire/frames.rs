@@ -2,12 +2,13 @@
 //!
 //! A message may be spread over many frames of HTTP/2, and a prompt over hundreds. tonic gathers them in a buffer that grows, and writes
 //! what goes back into another: at 400 kB that was most of what a server costs that does nothing. Here a message is decoded from where
-//! its frames lie ([`Received`]), and one is sent as its head followed by the slices of a body. What must always hold: a message is told
+//! its frames lie ([`Pieces`]), and one is sent as its head followed by the slices of a body, in one frame and so in one call of the kernel. What must always hold: a message is told
 //! once it is whole; one that is longer than the bound, compressed, cut off or malformed ends the stream with a status that says so;
 //! every stream of replies ends with one status. The format is that of gRPC over HTTP/2 (`PROTOCOL-HTTP2.md` of grpc): a byte that says
 //! whether the message is compressed, four of its length, the message.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -29,7 +30,7 @@ const HEAD: usize = 1024;
 /// Messages that arrive.
 pub struct Messages<M> {
     body: tonic::body::Body,
-    received: Received,
+    received: Pieces,
     /// Length of the message that is coming, once it is known.
     awaited: Option<usize>,
     bound: usize,
@@ -37,10 +38,10 @@ pub struct Messages<M> {
     message: PhantomData<fn() -> M>,
 }
 
-/// Bytes that have arrived and were not read yet, in the frames that they came in.
+/// Bytes in the pieces that they came in: of a message that arrives, or of one that is sent.
 #[derive(Debug, Default)]
-struct Received {
-    frames: VecDeque<Bytes>,
+pub struct Pieces {
+    pieces: VecDeque<Bytes>,
     len: usize,
 }
 
@@ -51,10 +52,10 @@ pub trait Outgoing {
 }
 
 /// Replies as the body of a response.
-pub(super) struct Sent<S> {
+#[derive(Debug)]
+pub struct Sent<S> {
     replies: S,
     head: BytesMut,
-    frames: VecDeque<Bytes>,
     ended: bool,
 }
 
@@ -69,7 +70,7 @@ impl<M: Message + Default> Messages<M> {
     {
         Self {
             body: tonic::body::Body::new(body),
-            received: Received::default(),
+            received: Pieces::default(),
             awaited: None,
             bound,
             ended: false,
@@ -141,42 +142,56 @@ impl<M: Message + Default> Stream for Messages<M> {
     }
 }
 
-// === impl Received ===
+// === impl Pieces ===
 
-impl Received {
-    fn push(&mut self, data: Bytes) {
-        if !data.is_empty() {
-            self.len += data.len();
-            self.frames.push_back(data);
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.len += piece.len();
+            self.pieces.push_back(piece);
         }
     }
 }
 
-impl Buf for Received {
+impl From<Bytes> for Pieces {
+    fn from(bytes: Bytes) -> Self {
+        let mut pieces = Self::default();
+        pieces.push(bytes);
+        pieces
+    }
+}
+
+impl Buf for Pieces {
     fn remaining(&self) -> usize {
         self.len
     }
 
     fn chunk(&self) -> &[u8] {
-        self.frames.front().map_or(&[], |frame| frame)
+        self.pieces.front().map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, parts: &mut [IoSlice<'a>]) -> usize {
+        let pieces = self.pieces.iter().map(|piece| IoSlice::new(piece));
+        let filled = parts.iter_mut().zip(pieces).map(|(part, piece)| *part = piece);
+        filled.count()
     }
 
     fn advance(&mut self, mut by: usize) {
         assert!(by <= self.len, "more is read than there is");
         self.len -= by;
-        while let Some(frame) = self.frames.front_mut() {
-            if by < frame.len() {
-                return frame.advance(by);
+        while let Some(piece) = self.pieces.front_mut() {
+            if by < piece.len() {
+                return piece.advance(by);
             }
-            by -= frame.len();
-            self.frames.pop_front();
+            by -= piece.len();
+            self.pieces.pop_front();
         }
     }
 
-    /// Bytes of one frame are a slice of it.
+    /// Bytes of one piece are a slice of it.
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
-        let slice = self.frames.front().filter(|frame| len <= frame.len());
-        let slice = slice.map(|frame| frame.slice(..len));
+        let slice = self.pieces.front().filter(|piece| len <= piece.len());
+        let slice = slice.map(|piece| piece.slice(..len));
         match slice {
             Some(slice) => {
                 self.advance(len);
@@ -199,12 +214,11 @@ impl<S> Sent<S> {
         Self {
             replies,
             head: BytesMut::new(),
-            frames: VecDeque::new(),
             ended: false,
         }
     }
 
-    fn queue(&mut self, reply: impl Outgoing) {
+    fn frame(&mut self, reply: impl Outgoing) -> Pieces {
         self.head.reserve(HEAD);
         self.head.put_bytes(0, PREFIX);
         let body = reply.write(&mut self.head);
@@ -214,8 +228,9 @@ impl<S> Sent<S> {
         if let Some(place) = head.get_mut(1..PREFIX) {
             place.copy_from_slice(&len.to_be_bytes());
         }
-        self.frames.push_back(head.freeze());
-        self.frames.extend(body.into_slices());
+        let mut frame = Pieces::from(head.freeze());
+        body.into_slices().into_iter().for_each(|slice| frame.push(slice));
+        frame
     }
 }
 
@@ -224,30 +239,22 @@ where
     S: Stream<Item = Result<M, Status>> + Unpin,
     M: Outgoing,
 {
-    type Data = Bytes;
+    type Data = Pieces;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, poller: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        loop {
-            if let Some(data) = self.frames.pop_front() {
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            let status = match ready!(Pin::new(&mut self.replies).poll_next(poller)) {
-                Some(Ok(reply)) => {
-                    self.queue(reply);
-                    continue;
-                }
-                Some(Err(status)) => status,
-                None => Status::ok(""),
-            };
-            self.ended = true;
-            let mut trailers = HeaderMap::new();
-            status.add_header(&mut trailers)?;
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+    fn poll_frame(mut self: Pin<&mut Self>, poller: &mut Context<'_>) -> Poll<Option<Result<Frame<Pieces>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
         }
+        let status = match ready!(Pin::new(&mut self.replies).poll_next(poller)) {
+            Some(Ok(reply)) => return Poll::Ready(Some(Ok(Frame::data(self.frame(reply))))),
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        self.ended = true;
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers)?;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 }
 
@@ -355,7 +362,7 @@ mod tests {
     #[test]
     fn a_long_body_is_not_copied() {
         let sent = Bytes::from(framed(&[b'x'; 1000]));
-        let mut received = Received::default();
+        let mut received = Pieces::default();
         received.push(sent.slice(..500));
         received.push(sent.slice(500..));
         received.advance(PREFIX);
@@ -380,7 +387,8 @@ mod tests {
             (&trailers["grpc-status"], &trailers["grpc-message"]),
             (&"13".parse().unwrap(), &"no".parse().unwrap())
         );
-        let data: Vec<_> = frames.into_iter().map(|frame| frame.into_data().unwrap()).collect();
+        let data = |frame: Frame<Pieces>| frame.into_data().unwrap().copy_to_bytes(PREFIX);
+        let data: Vec<_> = frames.into_iter().map(data).collect();
         assert_eq!(data, [[0u8; PREFIX].as_slice(), [0u8; PREFIX].as_slice()]);
     }
 }
