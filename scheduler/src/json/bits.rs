@@ -27,6 +27,15 @@ impl Block {
         bits(self.0.map(|row| row.simd_eq(byte)))
     }
 
+    /// The decimal digits.
+    #[inline]
+    pub(super) fn digits(self) -> u64 {
+        bits(self.0.map(|row| {
+            let value = row - u8x16::splat(b'0');
+            value.min(u8x16::splat(9)).simd_eq(value)
+        }))
+    }
+
     /// The bytes that end a run of plain ones: a quote, a `\`, a control character.
     #[inline]
     pub(super) fn special(self) -> u64 {
@@ -52,24 +61,20 @@ fn bits(rows: [u8x16; 4]) -> u64 {
     a | b << 16 | c << 32 | d << 48
 }
 
+/// The first bytes of a longer window, and zeros behind them.
+#[cold]
+pub(super) fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut window = [0; N];
+    for (to, from) in window.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    window
+}
+
 /// The bits below the lowest one of `bits`; all of them if there is none.
 #[inline]
 pub(super) fn below_lowest(bits: u64) -> u64 {
     !bits & bits.wrapping_sub(1)
-}
-
-/// The positions of the set bits, in ascending order.
-#[inline]
-pub(super) fn positions(bits: u64) -> impl Iterator<Item = usize> {
-    let mut rest = bits;
-    std::iter::from_fn(move || {
-        if rest == 0 {
-            return None;
-        }
-        let position = rest.trailing_zeros() as usize;
-        rest &= rest - 1;
-        Some(position)
-    })
 }
 
 /// Those bits of `backslashes` that start an escape: of a row of them, the first, the third and so on. Bit 0 of `escaped`
@@ -106,6 +111,7 @@ mod tests {
             for (index, other) in block.into_iter().enumerate() {
                 let is = |mask: u64| mask >> index & 1 == 1;
                 prop_assert_eq!(is(masks.equal(byte)), other == byte);
+                prop_assert_eq!(is(masks.digits()), other.is_ascii_digit());
                 prop_assert_eq!(is(masks.stops()), other == b'"' || other < 0x20);
                 prop_assert_eq!(is(masks.special()), other == b'"' || other == b'\\' || other < 0x20);
             }
@@ -129,11 +135,9 @@ mod tests {
         }
 
         #[test]
-        fn positions_are_those_of_the_set_bits(bits: u64) {
-            let found: Vec<usize> = positions(bits).collect();
-            let expected: Vec<usize> = (0..64).filter(|index| bits >> index & 1 == 1).collect();
-            prop_assert_eq!(below_lowest(bits).count_ones() as usize, expected.first().copied().unwrap_or(64));
-            prop_assert_eq!(found, expected);
+        fn what_is_below_the_lowest_bit(bits: u64) {
+            let lowest = (0..64).find(|index| bits >> index & 1 == 1).unwrap_or(64);
+            prop_assert_eq!(u128::from(below_lowest(bits)), (1u128 << lowest) - 1);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! It fails at the first byte that no valid continuation could follow; after an error it must not be fed again.
 
 mod bits;
+mod escape;
 mod ids;
 mod machine;
 mod number;

@@ -3,11 +3,12 @@
 //! Three ways to read, by what the text is like. Long plain runs go to the visitor where they lie, found by vector
 //! search. From an escape on, what it stands for and the runs between it and the next ones are gathered in a buffer,
 //! block by block and almost without branches, until a run is long again: a visitor is called for kilobytes, not for
-//! each piece. Escapes that are split by a cut, of surrogates, or wrong, go byte by byte.
+//! each piece. Escapes that are split by a cut, or wrong, go byte by byte.
 
 use std::ops::Range;
 
 use super::bits::{self, BLOCK, Block};
+use super::escape::{self, LONGEST};
 use super::machine::{Escape, JsonScan, State, malformed};
 use super::{Kind, Visit, Want};
 
@@ -19,8 +20,8 @@ const EXPECTED_CHARACTER: &str = "a character (control characters must be escape
 /// Bytes copied at once: a run is copied in such pieces, the last of which may carry bytes that do not count.
 const PIECE: usize = 16;
 
-/// What a step of gathering must see: its block, and the end of an escape or a piece that begins in it.
-const WINDOW: usize = BLOCK + PIECE;
+/// What a step of gathering must see: its block, and the end of escapes or a piece that begin in it.
+const WINDOW: usize = BLOCK + LONGEST;
 
 /// Decoded bytes gathered before the visitor gets them.
 const GATHERED: usize = 4 << 10;
@@ -69,7 +70,7 @@ impl JsonScan {
     fn one_escape<V: Visit>(&mut self, bytes: &[u8], pos: usize, visitor: &mut V) -> usize {
         let letter = bytes
             .get(pos + 1)
-            .map_or(0, |letter| PLAIN_ESCAPES[usize::from(*letter)]);
+            .map_or(0, |letter| escape::PLAIN[usize::from(*letter)]);
         if letter == 0 {
             self.escape = Escape::Start;
             return 1;
@@ -91,53 +92,66 @@ impl JsonScan {
     }
 
     /// Reads escapes and the runs between them. Stops, without an error, at what it leaves to the others: the end of a
-    /// long run, the end of the string or of the bytes, an escape that is wrong or needs more care. Returns the position it
-    /// came to.
+    /// long run, the end of the string or of the bytes, an escape that is wrong or cut. Returns the position it came to.
     fn gather<V: Visit>(&mut self, bytes: &[u8], start: usize, visitor: &mut V) -> usize {
-        if bytes.len() < start + WINDOW {
+        let rest = &bytes[start..];
+        if rest.len() >= WINDOW {
+            let mut room = std::mem::take(&mut self.gathered);
+            room.resize(BUFFER, 0);
+            let length = self.gather_in(&mut room, rest, visitor);
+            self.gathered = room;
+            return start + length;
+        }
+        if rest.get(1) != Some(&b'u') {
             return start;
         }
-        let mut room = std::mem::take(&mut self.gathered);
-        room.resize(BUFFER, 0);
-        let position = match room.first_chunk_mut() {
-            Some(buffer) => self.gather_in(buffer, bytes, start, visitor),
-            None => start,
-        };
-        self.gathered = room;
-        position
+        // The zeros behind the end stop it there.
+        let end: [u8; WINDOW + BLOCK] = bits::padded(rest);
+        start + self.gather_in(&mut [0; WINDOW + 2 * BLOCK], &end, visitor)
     }
 
-    fn gather_in<V: Visit>(&self, buffer: &mut [u8; BUFFER], bytes: &[u8], start: usize, visitor: &mut V) -> usize {
+    fn gather_in<V: Visit>(&self, buffer: &mut [u8], bytes: &[u8], visitor: &mut V) -> usize {
         let mut filled = 0;
-        let mut run_start = start;
-        let mut base = start;
+        let mut run_start = 0_usize;
+        let mut base = 0;
         // Blocks follow each other at a fixed distance, whatever they hold, so that the masks of the next ones can be
         // worked out while this one is decoded.
         let mut escaped = 0;
-        while let Some(block) = bytes
-            .get(base..base + WINDOW)
-            .and_then(|window| window.first_chunk::<BLOCK>())
-        {
-            let masks = Block::new(block);
+        'blocks: while let Some(window) = bytes.get(base..).and_then(|rest| rest.first_chunk::<WINDOW>()) {
+            let masks = Block::new(window.first_chunk().unwrap_or(&[0; BLOCK]));
             let backslashes = masks.equal(b'\\');
             let stops = masks.stops();
             let second = escaped;
             let starts = bits::escape_starts(backslashes, &mut escaped);
             let stops = stops & !(starts << 1 | second);
-            let starts = starts & bits::below_lowest(stops);
-            let mut understood = true;
-            for at in bits::positions(starts) {
-                let at = base + at;
-                copy_run(bytes, run_start..at, buffer, &mut filled);
-                run_start = at;
-                let Some(length) = unescape(bytes, at, buffer, &mut filled) else {
-                    understood = false;
-                    break;
+            let all = starts & bits::below_lowest(stops);
+            let mut starts = all;
+            let mut units = None;
+            while starts != 0 {
+                let at = starts.trailing_zeros() as usize;
+                starts &= starts - 1;
+                // It may have been read as the second half of a pair.
+                if base + at < run_start {
+                    continue;
+                }
+                copy_run(bytes, run_start..base + at, buffer, &mut filled);
+                run_start = base + at;
+                let Some(escapes) = window.get(at..).and_then(|rest| rest.first_chunk()) else {
+                    break 'blocks;
                 };
-                run_start += length;
-            }
-            if !understood {
-                break;
+                if escape::units_follow(escapes) {
+                    let units = units.get_or_insert_with(|| UnitRuns::new(all & masks.equal(b'u') >> 1));
+                    let count = units.at(at);
+                    if count > 1 && escape::units(escapes, count, buffer, &mut filled) {
+                        run_start += count * escape::UNIT;
+                        starts &= u64::MAX << (at + (count - 1) * escape::UNIT) << 1;
+                        continue;
+                    }
+                }
+                match escape::decode(escapes, buffer, &mut filled) {
+                    0 => break 'blocks,
+                    length => run_start += length,
+                }
             }
             // The second half of an escape may lie in the next block.
             let run_end = base + (stops.trailing_zeros() as usize).min(BLOCK);
@@ -186,7 +200,7 @@ impl JsonScan {
                 }
             }
             Escape::Start => {
-                let plain = PLAIN_ESCAPES[usize::from(byte)];
+                let plain = escape::PLAIN[usize::from(byte)];
                 if plain == 0 {
                     return Err(fault("one of `\"\\/bfnrtu` after `\\`").into());
                 }
@@ -234,8 +248,7 @@ impl JsonScan {
     fn unit<V: Visit>(&mut self, unit: u16, high: Option<u16>, visitor: &mut V) {
         self.escape = Escape::None;
         if let (Some(high), 0xDC00..=0xDFFF) = (high, unit) {
-            let code = 0x1_0000 + (u32::from(high - 0xD800) << 10) + u32::from(unit - 0xDC00);
-            return self.emit_char(code, visitor);
+            return self.emit_char(escape::joined(u32::from(high), u32::from(unit)), visitor);
         }
         if high.is_some() {
             self.emit(REPLACEMENT, visitor);
@@ -250,6 +263,24 @@ impl JsonScan {
     fn emit_char<V: Visit>(&self, code: u32, visitor: &mut V) {
         let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
         self.emit(character.encode_utf8(&mut [0; 4]).as_bytes(), visitor);
+    }
+}
+
+/// Where in a block there are one, two, three and four escapes `\uXXXX` in a row.
+struct UnitRuns([u64; 4]);
+
+impl UnitRuns {
+    #[inline]
+    fn new(one: u64) -> Self {
+        let two = one & one >> escape::UNIT;
+        let three = two & one >> (2 * escape::UNIT);
+        Self([one, two, three, three & one >> (3 * escape::UNIT)])
+    }
+
+    /// How many there are in a row from a position on, but no more than four.
+    #[inline]
+    fn at(&self, position: usize) -> usize {
+        self.0.iter().map(|run| (run >> position & 1) as usize).sum()
     }
 }
 
@@ -271,7 +302,7 @@ fn plain(bytes: &[u8]) -> usize {
 
 /// Copies a run in whole pieces; a piece behind its end must be there.
 #[inline]
-fn copy_run(bytes: &[u8], run: Range<usize>, buffer: &mut [u8; BUFFER], filled: &mut usize) {
+fn copy_run(bytes: &[u8], run: Range<usize>, buffer: &mut [u8], filled: &mut usize) {
     let mut from = run.start;
     let mut to = *filled;
     loop {
@@ -293,49 +324,3 @@ fn copy_run(bytes: &[u8], run: Range<usize>, buffer: &mut [u8; BUFFER], filled: 
     }
     *filled += run.len();
 }
-
-/// Decodes the escape at `at`. Returns its length; `None` for a surrogate, which may need another one, and a wrong escape.
-#[inline]
-fn unescape(bytes: &[u8], at: usize, buffer: &mut [u8; BUFFER], filled: &mut usize) -> Option<usize> {
-    let escape = bytes.get(at..at + 6)?.first_chunk::<6>()?;
-    let decoded = PLAIN_ESCAPES[usize::from(escape[1])];
-    if decoded != 0 {
-        *buffer.get_mut(*filled)? = decoded;
-        *filled += 1;
-        return Some(2);
-    }
-    let [_, b'u', digits @ ..] = escape else { return None };
-    let [a, b, c, d] = digits.map(|digit| u32::from(HEX_DIGITS[usize::from(digit)]));
-    if (a | b | c | d) > 0xF {
-        return None;
-    }
-    let character = char::from_u32(a << 12 | b << 8 | c << 4 | d)?;
-    *filled += character.encode_utf8(buffer.get_mut(*filled..*filled + 4)?).len();
-    Some(6)
-}
-
-/// What the one-letter escapes stand for; 0 for every other byte.
-static PLAIN_ESCAPES: [u8; 256] = {
-    let mut table = [0; 256];
-    table[b'"' as usize] = b'"';
-    table[b'\\' as usize] = b'\\';
-    table[b'/' as usize] = b'/';
-    table[b'b' as usize] = 0x08;
-    table[b'f' as usize] = 0x0C;
-    table[b'n' as usize] = b'\n';
-    table[b'r' as usize] = b'\r';
-    table[b't' as usize] = b'\t';
-    table
-};
-
-/// The values of hexadecimal digits; above 15 for every other byte.
-static HEX_DIGITS: [u8; 256] = {
-    let mut table = [0xFF; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        table[b"0123456789abcdef"[digit] as usize] = digit as u8;
-        table[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
-        digit += 1;
-    }
-    table
-};

@@ -119,6 +119,66 @@ proptest! {
     }
 
     #[test]
+    fn texts_of_escapes_in_rows(
+        rows in proptest::collection::vec(
+            (
+                prop::sample::select(vec![
+                    "\\u6e2f", "\\uFF0C", "\\u0433", "\\u07fF", "\\u0800", "\\u007f", "\\u0080", "\\u003c", "\\u0000",
+                    "\\ud83e\\udd80", "\\uD83E\\uDD80", "\\ud83e", "\\udd80", "\\uffff", "\\n", "\\\\", "\\\\u1234",
+                ]),
+                0usize..14,
+                prop::sample::select(vec!["", "", " ", ", ", "港", "a longer run of text, longer than a block of the scan takes"]),
+            ),
+            0..40,
+        ),
+        wrong in proptest::option::weighted(0.2, prop::sample::select(vec!["\\u12g4", "\\u 123", "\\u12", "\\ud83e\\u12", "\\U1234", "\n", "\\"])),
+        at in any::<prop::sample::Index>(),
+        cuts in proptest::collection::vec(any::<usize>(), 0..5),
+    ) {
+        let mut rows: Vec<String> = rows.iter().map(|(escape, count, run)| escape.repeat(*count) + run).collect();
+        if let Some(wrong) = wrong {
+            rows.insert(at.index(rows.len() + 1), wrong.to_owned());
+        }
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{}"}}]}}"#, rows.concat());
+        agree(ApiForm::ChatCompletions, body.as_bytes(), &cuts);
+    }
+
+    #[test]
+    fn lists_of_ids_with_others_among_them(
+        separator in prop::sample::select(vec![",", ", ", ",\n", " ,", ",  ", ",\t"]),
+        ids in proptest::collection::vec(
+            prop_oneof![
+                100 => (0u32..9, any::<u32>()).prop_map(|(digits, id)| (id % 10u32.pow(digits)).to_string()),
+                1 => any::<u32>().prop_map(|id| id.to_string()),
+            ],
+            0..120,
+        ),
+        others in proptest::collection::vec(
+            (
+                prop::sample::select(vec![
+                    "-1", "-0", "1.5", "1e2", "1E+2", "0.0", "01", "00", "-", "1.", "1e", "", " 7", "7 ", "\n7\r", "\t7", "4294967295",
+                    "4294967296", "18446744073709551616", "123456789012345678901234567890", "\"a\"", "null", "[1,2]", "7 7", "é",
+                ]),
+                any::<prop::sample::Index>(),
+            ),
+            0..3,
+        ),
+        cuts in proptest::collection::vec(any::<usize>(), 0..5),
+    ) {
+        let mut ids = ids;
+        for (other, at) in others {
+            ids.insert(at.index(ids.len() + 1), other.to_owned());
+        }
+        let list = ids.join(separator);
+        for body in [
+            format!(r#"{{"model":"m","prompt":[{list}]}}"#),
+            format!(r#"{{"prompt":[[{list}],[{list}],[]],"model":"m"}}"#),
+        ] {
+            agree(ApiForm::Completions, body.as_bytes(), &cuts);
+        }
+    }
+
+    #[test]
     fn splices_change_what_they_say_and_nothing_else(body in generate::body(), name in "\\PC{0,12}") {
         let Ok(facts) = whole(body.form, &body.text) else { return Ok(()) };
         let mut splices: Vec<Splice> =
