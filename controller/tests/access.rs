@@ -1,100 +1,22 @@
 //! Stories of who may subscribe to the state service, and what it then sees, told by real gRPC clients over loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a story's helpers may fail it
 
+mod certificates;
 mod filter;
 mod service;
 
-use std::path::PathBuf;
-
+use certificates::{Authority, Volume};
 use filter::{Filter, PATIENCE, eventually, open, up};
 use kthena_controller::metrics;
-use kthena_controller::publish::{Access, Key, Tls, by_key};
+use kthena_controller::publish::{Access, Key, by_key};
 use kthena_scheduler::state::proto::{Hello, Placement, Placements, ResourceType, from_filter};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use service::{Controller, endpoints_of, report, route, settings, start, start_with};
 use tokio::time::timeout;
 use tonic::Code;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tonic::transport::Channel;
 
 /// The SPIFFE ID of a filter that belongs to a team.
 const SPIFFE: &str = "spiffe://cluster.local/ns/team-a/sa/envoy";
-
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self {
-            pem: params.self_signed(&key).unwrap().pem(),
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    /// A certificate of this name, a DNS name or a URI, and its key.
-    fn sign(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        let text = name.try_into().unwrap();
-        params.subject_alt_names = vec![match name.contains("://") {
-            true => SanType::URI(text),
-            false => SanType::DnsName(text),
-        }];
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
-
-/// Files as in a volume of Kubernetes: what they are linked to is swapped as a whole.
-struct Volume {
-    path: PathBuf,
-    versions: u32,
-}
-
-impl Volume {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("kthena-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self { path, versions: 0 }
-    }
-
-    fn swap(&mut self, ca: &str, (cert, key): &(String, String)) {
-        self.versions += 1;
-        let version = self.path.join(format!("..{}", self.versions));
-        std::fs::create_dir(&version).unwrap();
-        for (name, text) in [("ca", ca), ("cert", cert), ("key", key)] {
-            std::fs::write(version.join(name), text).unwrap();
-            if self.versions == 1 {
-                std::os::unix::fs::symlink(format!("..data/{name}"), self.path.join(name)).unwrap();
-            }
-        }
-        let link = self.path.join("..new");
-        std::os::unix::fs::symlink(version, &link).unwrap();
-        std::fs::rename(link, self.path.join("..data")).unwrap();
-    }
-
-    /// Access for those whose certificates the authorities signed, and within these scopes.
-    fn access(&self, scopes: &[&str]) -> Access {
-        Access {
-            tls: Some(Tls {
-                cert: self.path.join("cert"),
-                key: self.path.join("key"),
-                client_ca: Some(self.path.join("ca")),
-            }),
-            scopes: scopes.iter().map(|scope| scope.parse().unwrap()).collect(),
-            ..Access::default()
-        }
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.path).unwrap();
-    }
-}
 
 /// A connection that trusts an authority and shows a certificate.
 async fn connect(
@@ -102,15 +24,8 @@ async fn connect(
     trusted: &Authority,
     identity: Option<&(String, String)>,
 ) -> Result<Channel, String> {
-    let mut tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&trusted.pem))
-        .domain_name("controller");
-    if let Some((cert, key)) = identity {
-        tls = tls.identity(Identity::from_pem(cert, key));
-    }
-    let url = format!("https://{}", controller.address);
-    let channel = Channel::from_shared(url).unwrap().tls_config(tls).unwrap();
-    let channel = channel.connect().await.map_err(|error| error.to_string())?;
+    let channel = certificates::connect(&controller.address, "controller", trusted, identity).await;
+    let channel = channel.map_err(|error| error.to_string())?;
     // With TLS 1.3 a client hears only now that it was refused.
     match open(channel.clone(), None).await {
         Err(status) if status.code() != Code::PermissionDenied => Err(status.to_string()),

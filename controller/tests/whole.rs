@@ -4,6 +4,7 @@
 mod engine;
 mod filter;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -243,7 +244,7 @@ async fn what_an_older_filter_refuses_is_in_the_objects_status_and_in_a_metric()
 #[tokio::test]
 async fn a_removed_pod_leaves_envoy_after_the_filters_have_answered() {
     let port = free_port();
-    let _engines = engines(port, &[21, 22]).await;
+    let _engines = engines(port, &[21, 22, 23]).await;
     let mut world = World::new("removed");
     world.write("model.yaml", &SERVER.replace("PORT", &port.to_string()));
     world.pod(21);
@@ -263,9 +264,17 @@ async fn a_removed_pod_leaves_envoy_after_the_filters_have_answered() {
         }
     };
     let message = timeout(PATIENCE, removal).await.unwrap();
-    sleep(Duration::from_millis(100)).await;
+    // Envoy's files are written meanwhile, and keep it.
+    world.pod(23);
+    eventually("another pod in Envoy", || world.envoy_knows(port, 23)).await;
     assert!(world.envoy_knows(port, 22), "decisions may still name it");
     filter.take(message).await;
+    filter
+        .until("both that are left", |f| {
+            let pods: BTreeSet<_> = endpoints(f).into_iter().map(|endpoint| endpoint.pod).collect();
+            pods == ["ns/p21", "ns/p23"].map(String::from).into()
+        })
+        .await;
     eventually("it leaves Envoy", || !world.envoy_knows(port, 22)).await;
     assert!(world.envoy_knows(port, 21));
     world.stop().await;

@@ -112,11 +112,15 @@ impl Filter {
 
     /// Takes messages until the condition holds.
     pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
-        while !condition(self) {
-            let message = timeout(PATIENCE, self.down.message()).await;
-            let message = message.unwrap_or_else(|_| panic!("waited in vain: {what}"));
-            self.take(message.unwrap().expect("the stream goes on")).await;
-        }
+        let wait = async {
+            while !condition(self) {
+                let message = self.down.message().await;
+                self.take(message.unwrap().expect("the stream goes on")).await;
+            }
+        };
+        timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("waited in vain: {what}"));
     }
 
     pub(crate) async fn take(&mut self, message: ToFilter) {
