@@ -64,7 +64,12 @@ pub(super) enum Failure {
     #[error("cannot connect: {}", causes(.0))]
     Connect(#[from] tonic::transport::Error),
     #[error("it ended the stream: {}: {}", .0.code(), .0.message())]
-    Status(#[from] tonic::Status),
+    Status(tonic::Status),
+    /// With TLS 1.3 one that refuses our certificate says so when we are connected already.
+    #[error("the connection ended before it answered, as it does where our certificate is refused: {}", behind(.0))]
+    Unanswered(tonic::Status),
+    #[error("the connection broke: {}", behind(.0))]
+    Broken(tonic::Status),
     #[error("it closed the stream")]
     Closed,
     #[error("it did not begin with a welcome")]
@@ -78,6 +83,11 @@ fn causes(error: &dyn std::error::Error) -> String {
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
+/// What made a status here that no other one sent.
+fn behind(status: &tonic::Status) -> String {
+    std::error::Error::source(status).map_or_else(String::new, causes)
+}
+
 // === impl Failure ===
 
 impl Failure {
@@ -85,11 +95,30 @@ impl Failure {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::File { .. } | Self::Token(_) | Self::ClearToken => "credentials",
-            Self::Connect(_) => "connect",
+            Self::Connect(_) | Self::Unanswered(_) => "connect",
             Self::Status(_) => "status",
+            Self::Broken(_) => "broken",
             Self::Closed => "closed",
             Self::NoWelcome => "no_welcome",
             Self::Silent => "silent",
+        }
+    }
+
+    /// The same, of one that has not answered yet.
+    pub(super) fn before_its_answer(self) -> Self {
+        match self {
+            Self::Broken(status) => Self::Unanswered(status),
+            other => other,
+        }
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        // What another one sends has no cause here.
+        match std::error::Error::source(&status) {
+            Some(_) => Self::Broken(status),
+            None => Self::Status(status),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! What must always hold: tries grow apart up to a bound and are spread by jitter; the reason of a failure is said once.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Behind an address that was our own, or another one of a controller that is followed already, there may be another one day.
 const OTHER_WAIT: Duration = Duration::from_secs(30);
+
+/// Reasons that are remembered as said.
+const MAX_SAID: usize = 16;
 
 /// What following needs.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ impl Context {
     /// Follows the controller at an address until this is dropped. `followed` is true while it is.
     pub(super) async fn keep(self: Arc<Self>, place: Place, address: SocketAddr, followed: Arc<AtomicBool>) {
         let mut wait = FIRST_WAIT;
-        let mut said = String::new();
+        let mut said = BTreeSet::new();
         loop {
             match self.call(&place, address).await {
                 Ok((instance, _)) if instance == self.hub.instance() => wait = OTHER_WAIT,
@@ -68,9 +72,13 @@ impl Context {
                 Err(failure) => {
                     self.metrics.failures.get_or_create(&kind(failure.label())).inc();
                     let reason = failure.to_string();
-                    if reason != said {
+                    if !said.contains(&reason) {
                         tracing::info!(%address, reason, "another controller cannot be followed yet");
-                        said = reason;
+                        // There are few; so that they never are many:
+                        if said.len() >= MAX_SAID {
+                            said.clear();
+                        }
+                        said.insert(reason);
                     }
                 }
             }
@@ -99,7 +107,8 @@ impl Context {
             let first = stream.message().await?;
             Ok::<_, Failure>((first.ok_or(Failure::Closed)?.message, stream))
         };
-        match timeout(within, begin).await.map_err(|_| Failure::Silent)?? {
+        let begun = timeout(within, begin).await.map_err(|_| Failure::Silent)?;
+        match begun.map_err(Failure::before_its_answer)? {
             (Some(news::Message::Welcome(welcome)), stream) => Ok((welcome.instance, stream)),
             _ => Err(Failure::NoWelcome),
         }

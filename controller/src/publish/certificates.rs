@@ -117,7 +117,13 @@ impl Certificates {
             Ok((stream, _)) => Some(Ok(stream)),
             Err(tls_listener::Error::ListenerError(error)) => Some(Err(error)),
             Err(error) => {
-                tracing::info!(%error, "a client could not prove who it is");
+                let address = match &error {
+                    tls_listener::Error::TlsAcceptError { peer_addr, .. }
+                    | tls_listener::Error::HandshakeTimeout { peer_addr, .. } => Some(peer_addr),
+                    _ => None,
+                };
+                let address = address.map(tracing::field::debug);
+                tracing::info!(address, %error, "a client could not prove who it is");
                 failed.inc();
                 None
             }

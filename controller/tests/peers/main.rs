@@ -15,5 +15,6 @@ mod log;
 mod observed;
 mod pair;
 mod passed_on;
+mod rotated;
 #[path = "../service/mod.rs"]
 mod service;
