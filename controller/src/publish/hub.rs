@@ -5,7 +5,7 @@
 //! anything (an empty state would be taken for the truth); a subscriber's end, however it comes, starts the clock for
 //! what it had reported.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -25,13 +25,12 @@ use super::merge::{Bounds, Merge, Speaker, SubscriberId};
 use super::placements::Ring;
 use super::scope::Scope;
 use super::subscriber::Subscriber;
-use super::view::{Acceptance, SubscriberView};
+use super::view::{Answered, SubscriberView};
 use crate::clock::Clock;
 use crate::compile::{Key, Resources};
 use crate::metrics;
 use crate::observe::Table;
 use crate::requests::{self, Requests};
-use crate::source::Kind;
 
 /// Bounds and times of the state service.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +74,7 @@ pub struct Hub {
     instance: String,
     pub(super) requests: Arc<Requests>,
     /// Grows whenever a subscriber has acknowledged a configuration whole, or has gone.
-    answers: watch::Sender<u64>,
+    pub(super) answers: watch::Sender<u64>,
     /// Grows whenever another controller begins to follow.
     pub(super) callers: watch::Sender<u64>,
     pub(super) inner: Mutex<Inner>,
@@ -97,7 +96,7 @@ pub(super) struct Inner {
     /// Names subscriptions, and controllers either way.
     pub(super) next_subscriber: SubscriberId,
     /// When the last configurations were set, by generation.
-    made: VecDeque<(u64, Time)>,
+    pub(super) made: VecDeque<(u64, Time)>,
     /// What the last configurations changed.
     pub(super) changes: Changes,
     /// Requests that wait for an endpoint of each ModelServer, as they were shown last.
@@ -106,20 +105,8 @@ pub(super) struct Inner {
     pub(super) answered: Answered,
 }
 
-/// Of what something else may be told now than before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answered {
-    /// Of these.
-    Some(BTreeSet<Key>),
-    /// Of anything: a filter came or went, or nobody has asked for long.
-    Anything,
-}
-
 /// Configurations whose time is remembered, to tell how long filters take for them.
 const REMEMBERED: usize = 256;
-
-/// Resources that are remembered one by one because something else may be told of them.
-const MAX_ANSWERED: usize = 16_384;
 
 // === impl Hub ===
 
@@ -178,6 +165,7 @@ impl Hub {
             }
         }
         inner.follow_endpoints(&changed);
+        inner.judge_followed(&changed);
         for follower in inner.followers.values_mut() {
             follower.progress.touch(&changed);
         }
@@ -258,74 +246,6 @@ impl Hub {
         &self.instance
     }
 
-    /// Filters connected to this controller and to those that it follows.
-    pub fn filters(&self) -> usize {
-        let inner = self.inner.lock();
-        let others = inner.followed.values().map(|followed| followed.progress.connected());
-        inner.subscribers.len() + others.sum::<usize>()
-    }
-
-    /// How far a resource's newest version has got, with the filters of all controllers; `None` = there is no such resource here.
-    pub fn acceptance(&self, key: &Key) -> Option<Acceptance> {
-        let inner = self.inner.lock();
-        let version = inner.resources.get(key)?.version;
-        let mut acceptance = Acceptance {
-            kind: key.kind,
-            version,
-            ..Acceptance::default()
-        };
-        // Those that do not see it have no say.
-        for subscriber in inner.subscribers.values().filter(|one| one.scope.admits(key)) {
-            acceptance.subscribers += 1;
-            acceptance.acknowledged += usize::from(subscriber.holds(key, version));
-            if let Some(reason) = subscriber.refusal(key, version) {
-                let origin = subscriber.hello.origin.clone();
-                acceptance.refused.push((origin, reason.to_owned()));
-            }
-        }
-        for followed in inner.followed.values() {
-            followed.progress.add_to(&mut acceptance, key);
-        }
-        Some(acceptance)
-    }
-
-    /// How far each of the resources has got that an object becomes; empty = it has become none.
-    pub fn acceptances(&self, kind: Kind, name: &str) -> Vec<Acceptance> {
-        let types: &[ResourceType] = match kind {
-            Kind::ModelRoute => &[ResourceType::Route],
-            Kind::ModelServer => &[ResourceType::Server, ResourceType::Endpoints, ResourceType::Profile],
-            Kind::ExternalModelProvider | Kind::InferencePool | Kind::Pod => &[],
-        };
-        let keys = types.iter().map(|kind| Key::new(*kind, name));
-        keys.filter_map(|key| self.acceptance(&key)).collect()
-    }
-
-    /// Of what [`Hub::acceptance`] may tell something else since the last call. One reader may ask.
-    pub fn take_answered(&self) -> Answered {
-        std::mem::replace(&mut self.inner.lock().answered, Answered::Some(BTreeSet::new()))
-    }
-
-    /// Whether every subscriber has answered this configuration or a later one, and the filters of other controllers have its endpoints. True
-    /// without filters.
-    pub fn acknowledged(&self, generation: u64) -> bool {
-        let inner = self.inner.lock();
-        let mut own = inner.subscribers.values();
-        own.all(|subscriber| subscriber.acknowledged_generation >= Some(generation))
-            && inner.followed.values().all(|followed| {
-                let endpoints = inner
-                    .resources
-                    .iter()
-                    .filter(|(key, _)| key.kind == ResourceType::Endpoints);
-                let mut versions = endpoints.map(|(key, resource)| (key, resource.version));
-                versions.all(|(key, version)| followed.progress.has(key, version))
-            })
-    }
-
-    /// Changes whenever [`Hub::acknowledged`] may have become true.
-    pub fn answers(&self) -> watch::Receiver<u64> {
-        self.answers.subscribe()
-    }
-
     /// What filters without a page of metrics tell of requests, to be shown.
     pub fn requests(&self) -> Arc<Requests> {
         Arc::clone(&self.requests)
@@ -348,18 +268,6 @@ impl Hub {
         let view = |subscriber: &Subscriber| SubscriberView::of(subscriber, inner.generation, now);
         inner.subscribers.values().map(view).collect()
     }
-
-    pub(super) fn answered(&self) {
-        self.answers.send_modify(|count| *count += 1);
-    }
-
-    /// Notes how long a filter took that had acknowledged one configuration, and now a later one.
-    pub(super) fn show_lag(&self, made: Option<Time>) {
-        if let Some(made) = made {
-            let lag = self.clock.now().since(made);
-            self.metrics.lag.observe(lag as f64 / 1000.0);
-        }
-    }
 }
 
 fn server_label(key: &Key) -> metrics::ModelServer {
@@ -368,30 +276,9 @@ fn server_label(key: &Key) -> metrics::ModelServer {
     }
 }
 
-// === impl Answered ===
-
-impl Answered {
-    /// Something else may be told of these.
-    pub(super) fn note(&mut self, keys: impl IntoIterator<Item = Key>) {
-        if let Self::Some(noted) = self {
-            noted.extend(keys);
-            if noted.len() > MAX_ANSWERED {
-                *self = Self::Anything;
-            }
-        }
-    }
-}
-
 // === impl Inner ===
 
 impl Inner {
-    /// When the first configuration after this one was set, as far as it is remembered.
-    pub(super) fn made_after(&self, generation: Option<u64>) -> Option<Time> {
-        let generation = generation?;
-        let later = self.made.iter().find(|(made, _)| *made > generation);
-        later.map(|(_, at)| *at)
-    }
-
     /// Takes the newest resources in. Returns which are new, different or gone.
     fn take_in(&mut self, resources: Resources) -> Vec<Key> {
         let before = std::mem::replace(&mut self.resources, resources);
@@ -424,6 +311,13 @@ impl Inner {
         let gone = self.loads.take_gone();
         if !gone.is_empty() {
             self.ring.forget(&gone);
+        }
+    }
+
+    /// Of these resources the versions changed that other controllers' filters should have.
+    fn judge_followed(&mut self, changed: &[Key]) {
+        for followed in self.followed.values_mut() {
+            followed.progress.judge(&self.resources, changed);
         }
     }
 

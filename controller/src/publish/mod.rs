@@ -9,6 +9,7 @@
 //! Several controllers are one to their filters: `follower` and `following` tell the others what filters say here, `peer` takes what others tell.
 
 mod access;
+mod answered;
 mod certificates;
 mod changes;
 mod followed;
@@ -35,10 +36,10 @@ mod stub;
 pub use crate::compile::{Key, Resource, Resources, by_key};
 pub use access::{Access, AccessError, Address};
 pub use certificates::{CertificateError, Tls};
-pub use hub::{Answered, Hub, PeerBounds, Settings};
+pub use hub::{Hub, PeerBounds, Settings};
 pub use merge::Bounds;
 pub use peer::Peer;
 pub use resource::MAX_MESSAGE;
 pub use scope::{Namespaces, Rule, RuleError};
 pub use service::{Server, Timeouts};
-pub use view::{Acceptance, PeerView, SubscriberView};
+pub use view::{Acceptance, Answered, PeerView, SubscriberView};

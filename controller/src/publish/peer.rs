@@ -12,10 +12,10 @@ use kthena_scheduler::time::Time;
 use tokio::sync::watch;
 
 use super::followed::Followed;
-use super::hub::{Answered, Hub};
+use super::hub::Hub;
 use super::merge::{MAX_ORIGIN, Outcome, Speaker, SubscriberId};
 use super::progress;
-use super::view::PeerView;
+use super::view::{Answered, PeerView};
 use crate::compile::{EndpointKey, Fact};
 use crate::metrics::kind;
 use crate::observe::{Observation, Told};
@@ -138,12 +138,11 @@ impl Peer {
         let Some(followed) = state.followed.get_mut(&self.id) else {
             return;
         };
-        if followed.progress.is_counted_alike(&filters) {
-            state.answered.note(progress::named(&filters));
-        } else {
-            state.answered = Answered::Anything;
+        let (refused, news) = followed.progress.hear(filters, max, &state.resources);
+        match news {
+            Answered::Some(keys) => state.answered.note(keys),
+            Answered::Anything => state.answered = Answered::Anything,
         }
-        let refused = followed.progress.hear(filters, max);
         drop(inner);
         self.drop_some("resources", refused);
         self.hub.answered();

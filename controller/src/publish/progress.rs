@@ -12,7 +12,7 @@ use prost::Message;
 use super::merge::SubscriberId;
 use super::resource::{split, versioned};
 use super::subscriber::Subscriber;
-use super::view::Acceptance;
+use super::view::{Acceptance, Answered};
 use crate::compile::{Key, Resource, Resources};
 use crate::peers::proto;
 
@@ -47,6 +47,8 @@ pub(super) struct Heard {
     connected: usize,
     starting: usize,
     standings: HashMap<Key, Standing>,
+    /// Endpoints of ours that not all its filters have which see them.
+    lacking: BTreeSet<Key>,
 }
 
 // === impl Standing ===
@@ -160,8 +162,23 @@ impl Told {
 // === impl Heard ===
 
 impl Heard {
-    /// Takes what another controller tells, and remembers up to so many resources. Returns for how many there was no room.
-    pub(super) fn hear(&mut self, filters: proto::Filters, max: usize) -> u64 {
+    /// Takes what another controller tells, and remembers up to so many resources; `ours` are those that are published here. Returns for how many
+    /// there was no room, and of which something else may be said now.
+    pub(super) fn hear(&mut self, filters: proto::Filters, max: usize, ours: &Resources) -> (u64, Answered) {
+        let news = if (self.connected, self.starting) == counts(&filters) {
+            Answered::Some(named(&filters).collect())
+        } else {
+            Answered::Anything
+        };
+        let refused = self.remember(filters, max);
+        match &news {
+            Answered::Some(named) => self.judge(ours, named),
+            Answered::Anything => self.judge(ours, ours.keys()),
+        }
+        (refused, news)
+    }
+
+    fn remember(&mut self, filters: proto::Filters, max: usize) -> u64 {
         (self.connected, self.starting) = counts(&filters);
         for gone in &filters.removed {
             self.standings.remove(&Key::new(gone.r#type(), gone.name.as_str()));
@@ -194,13 +211,25 @@ impl Heard {
         self.connected
     }
 
-    /// Whether it tells nothing new of resources that it does not name.
-    pub(super) fn is_counted_alike(&self, filters: &proto::Filters) -> bool {
-        (self.connected, self.starting) == counts(filters)
+    /// Looks again whether its filters have these of our resources, of which something is new here or there.
+    pub(super) fn judge<'a>(&mut self, resources: &Resources, keys: impl IntoIterator<Item = &'a Key>) {
+        for key in keys.into_iter().filter(|key| key.kind == ResourceType::Endpoints) {
+            let lacks = |resource: &Resource| !self.has(key, resource.version);
+            if resources.get(key).is_some_and(lacks) {
+                self.lacking.insert(key.clone());
+            } else {
+                self.lacking.remove(key);
+            }
+        }
+    }
+
+    /// Whether all its filters have all our endpoints that they see, as of what was judged.
+    pub(super) fn has_all_endpoints(&self) -> bool {
+        self.lacking.is_empty()
     }
 
     /// Whether all its filters that see it have this version; without such filters they do.
-    pub(super) fn has(&self, key: &Key, version: u64) -> bool {
+    fn has(&self, key: &Key, version: u64) -> bool {
         let is_like = |standing: &Standing| {
             standing.outside >= self.connected || (standing.version == version && standing.missing == 0)
         };
@@ -226,8 +255,94 @@ fn counts(filters: &proto::Filters) -> (usize, usize) {
 }
 
 /// The resources that a message speaks of by name.
-pub(super) fn named(filters: &proto::Filters) -> impl Iterator<Item = Key> {
+fn named(filters: &proto::Filters) -> impl Iterator<Item = Key> {
     let told = filters.resources.iter().filter_map(|told| told.resource.as_ref());
     told.chain(&filters.removed)
         .map(|one| Key::new(one.r#type(), one.name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use kthena_scheduler::state::proto::{Endpoint, Endpoints};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A ModelServer has these endpoints, or is none any more.
+        Publish(u8, Option<u64>),
+        /// The other controller tells of its filters, and how they stand to the endpoints of a ModelServer in a version.
+        Tell(u32, u32, Option<(u8, u64, u32, u32)>),
+        /// It publishes a ModelServer no more.
+        Remove(u32, u8),
+    }
+
+    fn endpoints(server: u8, id: u64) -> Resource {
+        let endpoint = Endpoint {
+            id,
+            ..Endpoint::default()
+        };
+        let key = Key::new(ResourceType::Endpoints, format!("ns/{server}"));
+        Resource::encode(
+            key,
+            &Endpoints {
+                endpoints: vec![endpoint],
+            },
+        )
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let server = 0..3_u8;
+        prop_oneof![
+            (server.clone(), proptest::option::of(0..3_u64)).prop_map(|(server, id)| Step::Publish(server, id)),
+            (
+                0..3_u32,
+                0..2_u32,
+                proptest::option::of((server.clone(), 0..3_u64, 0..3_u32, 0..2_u32))
+            )
+                .prop_map(|(connected, starting, told)| Step::Tell(connected, starting, told)),
+            (0..3_u32, server).prop_map(|(connected, server)| Step::Remove(connected, server)),
+        ]
+    }
+
+    proptest! {
+        /// What is remembered of what they lack is what looking at everything would find.
+        #[test]
+        fn what_its_filters_lack_is_known_after_every_step(steps in proptest::collection::vec(step(), 1..40)) {
+            let (mut heard, mut ours) = (Heard::default(), Resources::new());
+            for step in steps {
+                match step {
+                    Step::Publish(server, id) => {
+                        let key = endpoints(server, 0).key;
+                        match id {
+                            Some(id) => drop(ours.insert(key.clone(), endpoints(server, id))),
+                            None => drop(ours.remove(&key)),
+                        }
+                        heard.judge(&ours, [&key]);
+                    }
+                    Step::Tell(connected, starting, told) => {
+                        let resources = told.map(|(server, id, missing, outside)| {
+                            let resource = endpoints(server, id);
+                            proto::Acceptance {
+                                resource: Some(versioned(&resource.key, resource.version)),
+                                missing,
+                                outside,
+                                ..proto::Acceptance::default()
+                            }
+                        });
+                        let resources = resources.into_iter().collect();
+                        // There is not room for all.
+                        heard.hear(proto::Filters { connected, starting, resources, ..proto::Filters::default() }, 2, &ours);
+                    }
+                    Step::Remove(connected, server) => {
+                        let removed = vec![versioned(&endpoints(server, 0).key, 0)];
+                        heard.hear(proto::Filters { connected, removed, ..proto::Filters::default() }, 2, &ours);
+                    }
+                }
+                let lacks_none = ours.iter().all(|(key, resource)| heard.has(key, resource.version));
+                prop_assert_eq!(heard.has_all_endpoints(), lacks_none);
+            }
+        }
+    }
 }

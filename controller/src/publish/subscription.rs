@@ -11,10 +11,11 @@ use kthena_scheduler::state::proto::{
 };
 use tokio::sync::Notify;
 
-use super::hub::{Answered, Hub, Inner};
+use super::hub::{Hub, Inner};
 use super::merge::{Entry, MAX_ORIGIN, Outcome, Speaker, SubscriberId};
 use super::scope::{Namespaces, Scope};
 use super::subscriber::{Config, Subscriber};
+use super::view::Answered;
 use crate::compile::{Key, Resource};
 use crate::metrics::kind;
 

@@ -1,6 +1,6 @@
 //! How the state service shows itself: to an object's status, and to people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kthena_scheduler::state::proto::ResourceType;
 use kthena_scheduler::time::Time;
@@ -22,6 +22,18 @@ pub struct Acceptance {
     /// Filters that refused it: origin and reason.
     pub refused: Vec<(String, String)>,
 }
+
+/// Of what something else may be told now than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Of these.
+    Some(BTreeSet<Key>),
+    /// Of anything: a filter came or went, or nobody has asked for long.
+    Anything,
+}
+
+/// Resources that are remembered one by one because something else may be told of them.
+const MAX_ANSWERED: usize = 16_384;
 
 /// A subscriber as the debug page shows it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -61,6 +73,20 @@ pub struct PeerView {
     pub filters: usize,
     /// Whether it follows this controller, too.
     pub follows_us: bool,
+}
+
+// === impl Answered ===
+
+impl Answered {
+    /// Something else may be told of these.
+    pub(super) fn note(&mut self, keys: impl IntoIterator<Item = Key>) {
+        if let Self::Some(noted) = self {
+            noted.extend(keys);
+            if noted.len() > MAX_ANSWERED {
+                *self = Self::Anything;
+            }
+        }
+    }
 }
 
 // === impl SubscriberView ===

@@ -87,12 +87,21 @@ async fn of_an_object_those_alone_have_a_say_that_see_it() {
         "nobody waits for it where it does not see what changed"
     );
 
-    let wide = filter(&pair[1], "wide").await;
+    let mut wide = filter(&pair[1], "wide").await;
     eventually("one that sees all", || {
         (counts("a/r"), counts("b/r")) == (Some((2, 2)), Some((1, 1)))
     })
     .await;
     assert!(!pair[0].hub.acknowledged(newer), "that one lacks what changed");
+    pair[1].hub.set_config(config(&[1, 2]));
+    let changed = Key::new(ResourceType::Endpoints, "b/s");
+    wide.until("what changed", |f| {
+        f.received.iter().filter(|one| **one == changed).count() == 2
+    })
+    .await;
+    eventually("it has what changed", || pair[0].hub.acknowledged(newer)).await;
+    let newest = pair[0].hub.set_config(config(&[1, 2, 3]));
+    assert!(!pair[0].hub.acknowledged(newest), "but not what changed since");
     drop(narrow);
     eventually("it has gone", || {
         (counts("a/r"), counts("b/r")) == (Some((1, 1)), Some((1, 1)))
