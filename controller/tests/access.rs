@@ -3,6 +3,7 @@
 
 mod certificates;
 mod filter;
+mod log;
 mod service;
 
 use certificates::{Authority, Volume};
@@ -264,4 +265,28 @@ async fn a_filter_that_asks_for_a_namespace_gets_no_other_and_gives_up_what_it_h
     let names: Vec<_> = narrow.held.keys().map(|key| key.name.to_string()).collect();
     assert!(names.iter().all(|name| name.starts_with("team-b/")), "{names:?}");
     assert!(names.len() >= 2, "{names:?}");
+}
+
+#[tokio::test]
+async fn a_filter_that_tells_its_gateway_sees_what_others_see_and_is_told_of_in_the_log() {
+    let log = log::Log::default();
+    let _logging = tracing::dispatcher::set_default(&log.dispatch());
+    let controller = start(settings()).await;
+    two_teams(&controller);
+    let mut usual = Filter::connect(&controller.address, "usual", Vec::new()).await;
+    usual.until("state", |filter| filter.synced).await;
+    let url = format!("http://{}", controller.address);
+    let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+    let of_gateway = Hello {
+        gateway: "team-a/edge".into(),
+        ..hello("of-a-gateway", &[])
+    };
+    let mut of_gateway = Filter::over(channel, of_gateway).await;
+    of_gateway.until("state", |filter| filter.synced).await;
+    assert!(of_gateway.held.keys().eq(usual.held.keys()));
+    log.says(&["WARN", "origin=of-a-gateway", "narrows nothing"]).await;
+    assert_eq!(log.lines(&["narrows nothing"]), 1, "once, and of nobody else");
+    let shown = controller.hub.subscribers();
+    let gateways: Vec<_> = shown.iter().map(|one| one.gateway.as_str()).collect();
+    assert_eq!(gateways, ["", "team-a/edge"]);
 }

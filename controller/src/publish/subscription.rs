@@ -78,6 +78,13 @@ impl Subscription {
         if inner.subscribers.len() >= hub.settings.max_subscribers {
             return Err(Refusal::Full);
         }
+        if !hello.gateway.is_empty() {
+            tracing::warn!(
+                origin = %hello.origin,
+                "a filter tells the gateway that it decides for, which narrows nothing: routes serve all gateways, as their parentRefs are not \
+                 evaluated; what it sees is narrowed by namespaces"
+            );
+        }
         let id = inner.next_subscriber;
         inner.next_subscriber += 1;
         inner.merge.adopt(&hello.origin, id, hub.clock.now());

@@ -42,7 +42,7 @@ pub struct SubscriberView {
     pub origin: String,
     /// Its protocol version.
     pub protocol_minor: u32,
-    /// Its scope: gateway.
+    /// The Gateway that it decides for, which narrows nothing.
     pub gateway: String,
     /// Its scope: namespaces, with commas between them, or `*`.
     pub namespaces: String,

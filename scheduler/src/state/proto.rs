@@ -55,9 +55,11 @@ pub struct Hello {
     /// Identifies the deciding process and its start: a restarted process is another origin.
     #[prost(string, tag = "2")]
     pub origin: ::prost::alloc::string::String,
-    /// Scope: only what this gateway ("namespace/name", empty = all) and these InferencePools ("namespace/name", empty = all) need.
+    /// The Gateway that the filter decides for ("namespace/name", empty = none is told). It narrows nothing, as routes serve all gateways as long as
+    /// their parentRefs are not evaluated; the controller logs that, and shows it with the subscriber.
     #[prost(string, tag = "3")]
     pub gateway: ::prost::alloc::string::String,
+    /// Scope: of InferencePools only these ("namespace/name", empty = all).
     #[prost(string, repeated, tag = "4")]
     pub pools: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Names of the scheduling plugins this filter can run.
