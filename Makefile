@@ -18,7 +18,7 @@ demo: ## the whole system on this machine: Envoy, two pickers (or FILTER=wasm), 
 
 test: lint tools wasm ## everything that must hold: lints, unit tests, stories on a real Envoy, the demo
 	cargo build --workspace --bins
-	parts=$$(e2e/tools/kube-parts) && env $$parts ENVOY_BIN=$$(e2e/tools/envoy) cargo test --workspace --lib --bins --tests
+	ENVOY_BIN="$$(e2e/tools/envoy)" cargo test --workspace --lib --bins --tests
 	cargo test --workspace --doc
 
 lint: ## formatting, clippy, rustdoc, and that the core builds for wasm32
@@ -39,7 +39,8 @@ bench: ## overhead side by side with a bare Envoy and a no-op ext_proc: table, a
 generate: ## write the generated code, the table of errors and the corpus of parity again
 	GENERATE=1 cargo test --quiet -p kthena-e2e --test generated
 	GENERATE=1 cargo test --quiet -p kthena-gateway-api --test definitions
-	@parts=$$(e2e/tools/kube-parts) && env $$parts GENERATE=1 cargo test --quiet -p kthena-e2e --test chart rendered::it_renders
+	@e2e/tools/kube-parts >/dev/null
+	GENERATE=1 cargo test --quiet -p kthena-e2e --test chart rendered::it_renders
 	GENERATE=1 cargo test --quiet -p kthena-scheduler --lib exchange::tests::errors
 	GENERATE=1 cargo test --quiet -p kthena-e2e --test parity
 
