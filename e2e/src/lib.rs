@@ -17,6 +17,7 @@ pub mod noop;
 pub mod openai;
 pub mod ports;
 pub mod process;
+pub mod processor;
 pub mod prose;
 pub mod scratch;
 pub mod scripted;

@@ -17,6 +17,9 @@ use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+/// The path of chat completions.
+pub const CHAT: &str = "/v1/chat/completions";
+
 /// A message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
@@ -81,7 +84,7 @@ impl OpenAi {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Self {
-            url: format!("http://{server}/v1/chat/completions"),
+            url: format!("http://{server}{CHAT}"),
             inner: Client::builder(TokioExecutor::new()).build(connector),
         }
     }

@@ -182,7 +182,7 @@ async fn ask(to: SocketAddr, open: &mut Option<Sender>, traffic: &Traffic, body:
         *open = Some(connect(to).await.with_context(|| format!("cannot connect to {to}"))?);
     }
     let Some(sender) = open else { bail!("no connection") };
-    let request = Request::post("/v1/chat/completions")
+    let request = Request::post(crate::openai::CHAT)
         .header(header::HOST, "bench")
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))?;

@@ -4,9 +4,10 @@
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -14,10 +15,12 @@ use super::fleet::{Group, Received};
 use super::manifests::model_route;
 use super::{Options, Part, System};
 use crate::client::{Answer, Ask};
+pub use crate::openai::CHAT;
 use crate::process::wait_until;
+use crate::processor::{Decided, ask};
 
-/// The path of chat completions.
-pub const CHAT: &str = "/v1/chat/completions";
+/// What one that decides learns, all others know within this time.
+pub const AGREED_WITHIN: Duration = Duration::from_millis(200);
 
 /// Patience for what takes milliseconds, on a machine that does much else.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -70,6 +73,70 @@ pub async fn gauge(system: &mut System, replica: usize, name: &str) -> Option<f6
     let page = system.ext_proc(replica).unwrap().page("/metrics").await.ok()?;
     let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
     page.lines().find_map(value)
+}
+
+/// How many prompt blocks an ext_proc server knows the place of.
+///
+/// # Panics
+/// When it does not answer.
+pub async fn known_blocks(system: &System, replica: usize) -> u64 {
+    let page = system.debug(Part::ExtProc(replica), "/debug/state").await;
+    let page: Value = serde_json::from_str(&page.unwrap_or_else(|error| panic!("{error:#}"))).unwrap();
+    page["prefixIndex"]["entries"].as_u64().unwrap()
+}
+
+/// Has a prompt placed by `decide`, and waits until an ext_proc server that looks on knows where. It is asked no sooner, as it would take a
+/// question as a placement of its own. Returns what `decide` gives, and how long the onlooker took from then on.
+///
+/// # Panics
+/// When that takes long.
+pub async fn placed<T>(system: &System, onlooker: usize, decide: impl Future<Output = T>) -> (T, Duration) {
+    let before = known_blocks(system, onlooker).await;
+    let placed = decide.await;
+    let decided = Instant::now();
+    wait_until("the placement to be told", SOON, async || {
+        known_blocks(system, onlooker).await > before
+    })
+    .await
+    .unwrap();
+    (placed, decided.elapsed())
+}
+
+/// Has new questions decided by `decide`, which gives the endpoint, and each then by an ext_proc server that looks on: it chooses the same, and
+/// knows in time what to choose.
+///
+/// # Panics
+/// When the two do not agree, or not in time.
+pub async fn agree<D: AsRef<str>>(system: &System, onlooker: usize, decide: impl AsyncFn(Ask) -> D) {
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        let question = new_question("llama");
+        let (chosen, within) = placed(system, onlooker, decide(question.clone())).await;
+        took.push(within);
+        let other = decided_by(system, onlooker, &question).await;
+        assert_eq!(other.endpoint, chosen.as_ref());
+    }
+    took.sort();
+    // The median, as this machine may be busy with something else.
+    assert!(took[took.len() / 2] <= AGREED_WITHIN, "{took:?}");
+}
+
+/// Asks an ext_proc server directly.
+///
+/// # Panics
+/// When it does not decide.
+pub async fn decided_by(system: &System, replica: usize, question: &Ask) -> Decided {
+    let server = system.ext_proc_address(replica).unwrap();
+    ask(server, BodySendMode::Buffered, &question.body).await
+}
+
+/// Asks through Envoy. Returns the endpoint that answered, as a filter names it.
+///
+/// # Panics
+/// When none did.
+pub async fn served_through_envoy(system: &System, question: Ask) -> String {
+    let address = who(&send(system, question).await);
+    format!("{address}:{}", system.fleet().port())
 }
 
 /// Waits until an ext_proc server knows these many pods and counts nothing in flight at any, neither itself nor from others.

@@ -20,8 +20,6 @@ mod malformed;
 mod namespaces;
 mod peers;
 mod pools;
-#[path = "../faults/processor.rs"]
-mod processor;
 mod readiness;
 mod recreated;
 mod rights;
@@ -32,7 +30,7 @@ use std::time::Duration;
 
 use kthena_e2e::cluster;
 use kthena_e2e::process::wait_until;
-pub(crate) use kthena_e2e::system::story::{CHAT, SOON, llama, new_question, question, send, start, who};
+pub(crate) use kthena_e2e::system::story::{llama, new_question, question, send, start, who};
 use kthena_e2e::system::{Options, Part, System};
 use serde_json::Value;
 

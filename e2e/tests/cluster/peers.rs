@@ -1,17 +1,11 @@
 //! Story: two controllers on the API server, each with a filter. The filters decide on one picture; what is said of an object speaks of both; when
 //! the leader dies its filter moves on, and the other says how far all have got.
 
-use std::time::Instant;
-
-use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use kthena_e2e::system::manifests::model_route;
+use kthena_e2e::system::story::{agree, decided_by};
 
-use super::processor::ask;
 use super::status::{wait_condition, wait_programmed};
 use super::*;
-
-/// What one filter learns, the other knows within this time.
-const AGREED_WITHIN: Duration = Duration::from_millis(200);
 
 fn with_two_controllers(endpoints: u8) -> Options {
     Options {
@@ -48,13 +42,6 @@ async fn started(options: Options) -> (System, usize) {
     (system, leader.unwrap())
 }
 
-/// How many prompt blocks an ext_proc server knows the place of.
-async fn known_blocks(system: &System, replica: usize) -> u64 {
-    let page = system.debug(Part::ExtProc(replica), "/debug/state").await.unwrap();
-    let page: Value = serde_json::from_str(&page).unwrap();
-    page["prefixIndex"]["entries"].as_u64().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_on_one_and_a_filter_on_the_other_make_the_same_pick_within_200_ms() {
     let (mut system, _) = started(with_two_controllers(4)).await;
@@ -62,25 +49,7 @@ async fn a_filter_on_one_and_a_filter_on_the_other_make_the_same_pick_within_200
         let filters = of_controller(&mut system, number, "kthena_controller_subscribers").await;
         assert_eq!(filters, 1.0, "each has one");
     }
-    let servers = system.envoy().unwrap().settings().processors.clone();
-    let mut took = Vec::new();
-    for _ in 0..9 {
-        let body = new_question("llama").body;
-        let before = known_blocks(&system, 1).await;
-        let one = ask(servers[0], BodySendMode::Buffered, &body).await;
-        let decided = Instant::now();
-        wait_until("the placement at the other", PATIENCE, async || {
-            known_blocks(&system, 1).await > before
-        })
-        .await
-        .unwrap();
-        took.push(decided.elapsed());
-        let other = ask(servers[1], BodySendMode::Buffered, &body).await;
-        assert_eq!(other.endpoint, one.endpoint);
-    }
-    took.sort();
-    // The median, as this machine may be busy with something else.
-    assert!(took[took.len() / 2] <= AGREED_WITHIN, "{took:?}");
+    agree(&system, 1, async |question| decided_by(&system, 0, &question).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

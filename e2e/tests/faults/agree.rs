@@ -2,7 +2,6 @@
 //! Envoy itself chooses which of them to ask.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties};
@@ -12,46 +11,18 @@ use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_client::A
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{HttpAccessLogEntries, LogEntries};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::{Part, System};
+use kthena_e2e::processor::ask;
+use kthena_e2e::system::System;
+use kthena_e2e::system::story::{agree, decided_by};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::processor::ask;
 use crate::{CHAT, SOON, gauge, llama, new_question, pods, start, wait_idle};
-
-/// What one ext_proc server learns, the other knows within this time.
-const AGREED_WITHIN: Duration = Duration::from_millis(200);
-
-/// How many prompt blocks an ext_proc server knows the place of.
-async fn known_blocks(system: &System, replica: usize) -> u64 {
-    let page = system.debug(Part::ExtProc(replica), "/debug/state").await.unwrap();
-    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
-    page["prefixIndex"]["entries"].as_u64().unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_prompt_went_through_one_is_known_to_the_other_within_200_ms() {
     let system = start(llama(4)).await;
-    let servers = system.envoy().unwrap().settings().processors.clone();
-    let mut took = Vec::new();
-    for _ in 0..9 {
-        let body = new_question("llama").body;
-        let before = known_blocks(&system, 1).await;
-        let one = ask(servers[0], BodySendMode::Buffered, &body).await;
-        let decided = Instant::now();
-        // The other is asked no sooner than it knows, as it would take a question as a placement of its own.
-        wait_until("the placement at the other", SOON, async || {
-            known_blocks(&system, 1).await > before
-        })
-        .await
-        .unwrap();
-        took.push(decided.elapsed());
-        let other = ask(servers[1], BodySendMode::Buffered, &body).await;
-        assert_eq!(other.endpoint, one.endpoint);
-    }
-    took.sort();
-    // The median, as this machine may be busy with something else.
-    assert!(took[took.len() / 2] <= AGREED_WITHIN, "{took:?}");
+    agree(&system, 1, async |question| decided_by(&system, 0, &question).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

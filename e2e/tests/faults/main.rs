@@ -21,7 +21,6 @@ mod health;
 mod hot_restart;
 mod manifests;
 mod older_filter;
-mod processor;
 mod refusals;
 mod retries;
 mod scope;

@@ -14,11 +14,9 @@ mod agree;
 mod mixed;
 mod moved;
 mod observed;
-#[path = "../faults/processor.rs"]
-mod processor;
 
 use kthena_e2e::process::wait_until;
-pub(crate) use kthena_e2e::system::story::{CHAT, SOON, gauge, llama, new_question, pods, send, wait_idle, who};
+pub(crate) use kthena_e2e::system::story::{CHAT, SOON, gauge, llama, new_question, pods, wait_idle};
 use kthena_e2e::system::{Options, System};
 
 /// Starts a system of two controllers, which follow each other; each has one of the ext_proc servers.

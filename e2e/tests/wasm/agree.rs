@@ -3,17 +3,12 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use kthena_e2e::client::{Ask, Client};
 use kthena_e2e::process::wait_until;
-use kthena_e2e::system::{Options, Part, System};
-use serde_json::Value;
+use kthena_e2e::system::story::{AGREED_WITHIN, agree, decided_by, placed, served_through_envoy};
+use kthena_e2e::system::{Options, System};
 
-use crate::processor::ask;
 use crate::{SOON, in_flight, llama, new_question, send, start, who};
-
-/// What one worker learns, all know within this time.
-const AGREED_WITHIN: Duration = Duration::from_millis(200);
 
 /// Connections, which Envoy spreads over its workers as the kernel likes: with so many no worker is left out.
 const CONNECTIONS: usize = 12;
@@ -30,26 +25,23 @@ async fn everyone(system: &System, ask: &Ask) -> Vec<Ipv4Addr> {
     answered
 }
 
-/// How many prompt blocks the ext_proc server knows the place of.
-async fn known_blocks(system: &System) -> u64 {
-    let page = system.debug(Part::ExtProc(0), "/debug/state").await.unwrap();
-    let page: Value = serde_json::from_str(&page).unwrap();
-    page["prefixIndex"]["entries"].as_u64().unwrap()
-}
-
-/// Asks a new question, and waits until its place is known to the onlooker, and everybody else had the time that was promised. They are
-/// asked no sooner, as they would take a question as a placement of their own.
-async fn place(system: &System) -> (Ask, Ipv4Addr) {
-    let ask = new_question("llama");
-    let before = known_blocks(system).await;
-    let placed = who(&send(system, ask.clone()).await);
-    let decided = Instant::now();
-    wait_until("the placement to be told", SOON, async || {
-        known_blocks(system).await > before && decided.elapsed() >= AGREED_WITHIN
+/// Waits until everybody knows a placement that the onlooker took so long to hear of: they have the time that was promised.
+async fn promised(taken: Duration) {
+    let heard = Instant::now();
+    wait_until("the time that was promised", SOON, async || {
+        taken + heard.elapsed() >= AGREED_WITHIN
     })
     .await
     .unwrap();
-    (ask, placed)
+}
+
+/// Asks a new question, and waits until its place is known to everybody. They are asked no sooner, as they would take a question as a placement
+/// of their own.
+async fn place(system: &System) -> (Ask, Ipv4Addr) {
+    let ask = new_question("llama");
+    let (answer, taken) = placed(system, 0, send(system, ask.clone())).await;
+    promised(taken).await;
+    (ask, who(&answer))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,8 +49,8 @@ async fn a_prompt_goes_where_it_went_whichever_worker_is_asked() {
     let system = start(Options { workers: 4, ..llama(4) }).await;
     everyone(&system, &new_question("llama")).await;
     for _ in 0..5 {
-        let (ask, placed) = place(&system).await;
-        assert_eq!(everyone(&system, &ask).await, [placed]);
+        let (ask, home) = place(&system).await;
+        assert_eq!(everyone(&system, &ask).await, [home]);
     }
 }
 
@@ -75,9 +67,9 @@ async fn it_goes_there_also_when_its_head_hashes_to_a_pod_that_came_later() {
     .await
     .unwrap();
     everyone(&system, &new_question("llama")).await;
-    let mut placed = Vec::new();
+    let mut homes = Vec::new();
     for _ in 0..8 {
-        placed.push(place(&system).await);
+        homes.push(place(&system).await);
     }
     system.manifests().write("llama.yaml", &all).unwrap();
     system.wait_for_cluster(&cluster, "membership_total", 2).await.unwrap();
@@ -85,51 +77,29 @@ async fn it_goes_there_also_when_its_head_hashes_to_a_pod_that_came_later() {
         .await
         .unwrap();
     // Of eight prompts that nobody remembered, all but one in 256 times some would go to the other pod.
-    for (ask, placed) in placed {
-        assert_eq!(everyone(&system, &ask).await, [placed]);
+    for (ask, home) in homes {
+        assert_eq!(everyone(&system, &ask).await, [home]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_prompt_went_is_known_to_an_ext_proc_server_within_200_ms() {
     let system = start(llama(4)).await;
-    let server = system.envoy().unwrap().settings().processors[0];
-    let mut took = Vec::new();
-    for _ in 0..9 {
-        let before = known_blocks(&system).await;
-        let question = new_question("llama");
-        let placed = who(&send(&system, question.clone()).await);
-        let answered = Instant::now();
-        wait_until("the placement at the ext_proc server", SOON, async || {
-            known_blocks(&system).await > before
-        })
-        .await
-        .unwrap();
-        took.push(answered.elapsed());
-        let other = ask(server, BodySendMode::Buffered, &question.body).await;
-        assert_eq!(other.endpoint, format!("{placed}:{}", system.fleet().port()));
-    }
-    took.sort();
-    // The median, as this machine may be busy with something else.
-    assert!(took[took.len() / 2] <= AGREED_WITHIN, "{took:?}");
+    agree(&system, 0, async |question| {
+        served_through_envoy(&system, question).await
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_an_ext_proc_server_sent_a_prompt_it_goes_through_every_worker() {
     let system = start(Options { workers: 4, ..llama(4) }).await;
-    let servers = system.envoy().unwrap().settings().processors.clone();
     everyone(&system, &new_question("llama")).await;
     for _ in 0..5 {
         let question = new_question("llama");
-        let before = known_blocks(&system).await;
         // The other one looks on.
-        let decided = ask(servers[1], BodySendMode::Buffered, &question.body).await;
-        let asked = Instant::now();
-        wait_until("the placement to be told", SOON, async || {
-            known_blocks(&system).await > before && asked.elapsed() >= AGREED_WITHIN
-        })
-        .await
-        .unwrap();
+        let (decided, taken) = placed(&system, 0, decided_by(&system, 1, &question)).await;
+        promised(taken).await;
         let port = system.fleet().port();
         let went: Vec<String> = everyone(&system, &question)
             .await

@@ -33,8 +33,6 @@ mod large_state;
 mod manifests;
 #[path = "../faults/manifests.rs"]
 mod many_manifests;
-#[path = "../faults/processor.rs"]
-mod processor;
 #[path = "../faults/refusals.rs"]
 mod refusals;
 mod residency;

@@ -1,6 +1,14 @@
-//! An ext_proc server asked directly, as Envoy asks.
+//! An ext_proc server asked directly, as Envoy asks. What it answers has to be a decision: anything else fails the story that asks.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a story's helper fails by panicking"
+)]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
@@ -14,20 +22,33 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::{CHAT, SOON};
+use crate::openai::CHAT;
+
+/// Patience for what takes milliseconds, on a machine that does much else.
+const WITHIN: Duration = Duration::from_secs(20);
 
 /// A request that one ext_proc server has decided. Its stream is open until this is dropped.
-pub(crate) struct Decided {
+#[derive(Debug)]
+pub struct Decided {
     /// The first of the endpoints.
-    pub(crate) endpoint: String,
+    pub endpoint: String,
     /// Names the request to whoever tells of its end.
-    #[allow(dead_code, reason = "one of the suites that have this file does not settle")]
-    pub(crate) lease: String,
+    pub lease: String,
     _stream: (mpsc::Sender<ProcessingRequest>, Streaming<ProcessingResponse>),
 }
 
+impl AsRef<str> for Decided {
+    /// The endpoint.
+    fn as_ref(&self) -> &str {
+        &self.endpoint
+    }
+}
+
 /// Asks an ext_proc server about a chat, as an Envoy would that sends request bodies in this mode and no response body.
-pub(crate) async fn ask(at: SocketAddr, mode: BodySendMode, body: &[u8]) -> Decided {
+///
+/// # Panics
+/// When it does not decide in time.
+pub async fn ask(at: SocketAddr, mode: BodySendMode, body: &[u8]) -> Decided {
     let header = |key: &str, value: &str| HeaderValue {
         key: key.to_owned(),
         raw_value: value.as_bytes().to_vec(),
@@ -79,7 +100,9 @@ pub(crate) async fn ask(at: SocketAddr, mode: BodySendMode, body: &[u8]) -> Deci
             }
         }
     };
-    let metadata = tokio::time::timeout(SOON, decision).await.expect("a decision in time");
+    let metadata = tokio::time::timeout(WITHIN, decision)
+        .await
+        .expect("a decision in time");
     let list = text(&metadata, "envoy.lb", "x-gateway-destination-endpoint");
     Decided {
         endpoint: list.split(',').next().unwrap().to_owned(),
