@@ -48,11 +48,12 @@ async fn certificates_and_their_authority_are_replaced_under_traffic_and_nothing
     let files = Files::new();
     let (old, new) = (&files.authority, Authority::new().unwrap());
     files.sign("filter", "filter", old);
-    let filter_flags = vec![
-        files.flag("state-cert", "filter.pem"),
-        files.flag("state-key", "filter.key"),
-    ];
-    let (mut system, _port) = off_loopback(&files, vec![files.flag("state-client-ca", "ca.pem")], filter_flags).await;
+    let (mut system, _port) = off_loopback(
+        &files,
+        vec![files.flag("state-client-ca", "ca.pem")],
+        files.filter_flags(),
+    )
+    .await;
     let load = Load::start(&system);
     load.goes_on(20).await;
     assert_eq!(became(&mut system, "taken").await, [0; 3]);
@@ -179,16 +180,12 @@ async fn the_wasm_filter_comes_with_the_certificates_that_envoy_has_then() {
     let files = Files::new();
     let (old, new) = (&files.authority, Authority::new().unwrap());
     files.sign("filter", "filter", old);
-    let filter_flags = vec![
-        files.flag("state-cert", "filter.pem"),
-        files.flag("state-key", "filter.key"),
-    ];
     let socket = by_secrets(&files);
     let controller_flags = vec![
         files.flag("state-client-ca", "ca.pem"),
         "--state-scope=filter=*".to_owned(),
     ];
-    let (mut system, _port) = off_loopback_and(&files, controller_flags, filter_flags, |port| Options {
+    let (mut system, _port) = off_loopback_and(&files, controller_flags, files.filter_flags(), |port| Options {
         filter: Filter::Wasm(json!({})),
         change_envoy: Change::new(move |configuration| {
             let cluster = place(configuration, "/static_resources/clusters/0").unwrap();

@@ -12,10 +12,7 @@ use crate::{SOON, new_question, send, wait_status};
 async fn a_filter_serves_only_what_the_name_in_its_certificate_may_see() {
     let files = Files::new();
     files.sign("filter", "filter", &files.authority);
-    let mut filter = vec![
-        files.flag("state-cert", "filter.pem"),
-        files.flag("state-key", "filter.key"),
-    ];
+    let mut filter = files.filter_flags();
     let scopes = [
         "--state-scope=filter=default".to_owned(),
         "--state-scope=other=*".to_owned(),

@@ -57,6 +57,14 @@ impl Files {
         self.write(&format!("{file}.key"), &key);
     }
 
+    /// The flags by which an ext_proc server shows the certificate `filter` to the controller.
+    pub(super) fn filter_flags(&self) -> Vec<String> {
+        vec![
+            self.flag("state-cert", "filter.pem"),
+            self.flag("state-key", "filter.key"),
+        ]
+    }
+
     /// A flag that names a file.
     pub(super) fn flag(&self, flag: &str, file: &str) -> String {
         format!("--{flag}={}", self.path(file).display())
@@ -226,10 +234,7 @@ async fn off_loopback_a_filter_with_a_certificate_gets_state_and_one_with_a_stra
     let (system, _port) = off_loopback(
         &files,
         vec![files.flag("state-client-ca", "ca.pem")],
-        vec![
-            files.flag("state-cert", "filter.pem"),
-            files.flag("state-key", "filter.key"),
-        ],
+        files.filter_flags(),
     )
     .await;
     let stranger = Authority::new().unwrap();
