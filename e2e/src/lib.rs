@@ -19,6 +19,7 @@ pub mod ports;
 pub mod process;
 pub mod processor;
 pub mod prose;
+pub mod publisher;
 pub mod scratch;
 pub mod scripted;
 pub mod system;

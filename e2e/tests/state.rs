@@ -4,14 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kthena_controller::clock::Clock;
-use kthena_controller::metrics::Metrics;
-use kthena_controller::observe::Table;
-use kthena_controller::publish::{
-    Access, Bounds, Hub, Key, PeerBounds, Resource, Server, Settings, Timeouts, Tls, by_key,
-};
-use kthena_controller::requests;
+use kthena_controller::publish::{Access, Key, Resource, Tls, by_key};
 use kthena_e2e::authority::Authority;
+use kthena_e2e::publisher::publish;
 use kthena_e2e::scratch::Scratch;
 use kthena_ext_proc::state::{Controller, Credentials, Sizes, State, Subscription, Timing};
 use kthena_scheduler::lease::Lease;
@@ -31,43 +26,10 @@ struct Publisher {
 }
 
 async fn publisher(access: Access) -> Publisher {
-    let settings = Settings {
-        max_subscribers: 10,
-        reports: Bounds {
-            max_origins: 8,
-            max_peer_origins: 8,
-            max_entries: 1_000,
-            lost_after_ms: 200,
-        },
-        placements_bytes: 1 << 20,
-        max_settlements: 100,
-        sample_wait_ms: 20,
-        ack_timeout_ms: 5_000,
-        requests: requests::Bounds {
-            max_series: 100,
-            max_origins: 100,
-        },
-        peers: PeerBounds {
-            max_followers: 4,
-            max_endpoints: 1_000,
-            max_resources: 1_000,
-        },
-    };
-    let metrics = Metrics::default().publish;
-    let hub = Hub::new(settings, Table::new(), Clock::start(), metrics.clone());
-    let timeouts = Timeouts {
-        hello: Duration::from_secs(5),
-        send: Duration::from_secs(5),
-        tick: Duration::from_millis(10),
-    };
-    let address = "127.0.0.1:0".parse().unwrap();
-    let server = Server::bind(&address, access, Arc::clone(&hub), timeouts, metrics)
-        .await
-        .unwrap();
-    let port = server.local_addr().unwrap().port();
-    tokio::spawn(server.run(std::future::pending()));
+    let anywhere = "127.0.0.1:0".parse().unwrap();
+    let (hub, at) = publish(anywhere, access).await.unwrap();
     hub.set_config(by_key(everything()));
-    Publisher { port }
+    Publisher { port: at.port() }
 }
 
 /// A ModelServer "a/s" with two endpoints of identities 1 and 2.

@@ -3,14 +3,9 @@
 
 use std::sync::Arc;
 
-use kthena_controller::clock::Clock;
-use kthena_controller::metrics::Metrics;
-use kthena_controller::observe::Table;
-use kthena_controller::publish::{
-    Access, Address, Bounds, Hub, Key, PeerBounds, Resource, Server, Settings, Timeouts, by_key,
-};
-use kthena_controller::requests;
+use kthena_controller::publish::{Access, Hub, Key, Resource, by_key};
 use kthena_e2e::process::wait_until;
+use kthena_e2e::publisher::publish;
 use kthena_e2e::system::{Part, System};
 use kthena_scheduler::state::proto::{self, ResourceType};
 use serde_json::{Value, json};
@@ -22,38 +17,7 @@ const LLAMA: &str = "default/llama";
 
 /// A state service in the place of the system's controller, which has gone.
 async fn newer_controller(system: &System) -> Arc<Hub> {
-    let settings = Settings {
-        max_subscribers: 10,
-        reports: Bounds {
-            max_origins: 8,
-            max_peer_origins: 8,
-            max_entries: 1_000,
-            lost_after_ms: 5_000,
-        },
-        placements_bytes: 1 << 20,
-        max_settlements: 100,
-        sample_wait_ms: 250,
-        ack_timeout_ms: 5_000,
-        requests: requests::Bounds {
-            max_series: 100,
-            max_origins: 100,
-        },
-        peers: PeerBounds {
-            max_followers: 4,
-            max_endpoints: 1_000,
-            max_resources: 1_000,
-        },
-    };
-    let metrics = Metrics::default().publish;
-    let hub = Hub::new(settings, Table::new(), Clock::start(), metrics.clone());
-    let timeouts = Timeouts {
-        hello: SOON,
-        send: SOON,
-        tick: std::time::Duration::from_millis(50),
-    };
-    let address = Address::Tcp(system.state_address());
-    let server = Server::bind(&address, Access::default(), Arc::clone(&hub), timeouts, metrics);
-    tokio::spawn(server.await.unwrap().run(std::future::pending()));
+    let (hub, _) = publish(system.state_address(), Access::default()).await.unwrap();
     hub
 }
 
