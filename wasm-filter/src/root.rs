@@ -179,6 +179,13 @@ impl<H: Host> Root<H> {
             self.shows_bodies = true;
             self.unseen = Vec::new();
         }
+        if self
+            .requests
+            .get_mut(&id)
+            .is_some_and(|known| known.awaits_more(bytes, end))
+        {
+            return Flow::Pause;
+        }
         self.on_request(id, |conversation, state, host| {
             conversation.on_request_body(state, host, bytes, end)
         })

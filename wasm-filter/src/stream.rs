@@ -1,7 +1,7 @@
 //! One request: the host's events in, effects carried out on the host, around one exchange.
 //!
 //! What must always hold: semantics are the exchange's; here is only what a proxy-wasm host needs. The body stays with the
-//! host: it is read as it arrives, in windows, and only its first bytes are kept. The host can put other bytes in place of
+//! host: it is read in windows, as each of them is whole or the body ends, and only its first bytes are kept. The host can put other bytes in place of
 //! the beginning of a body and nowhere else, so that a change costs a copy of what stands before its end. What a client sent
 //! under the name of a control header goes no further.
 
@@ -17,7 +17,7 @@ use crate::host::{Flow, Host, Level};
 use crate::over::{FACTS, Moments};
 use crate::state::State;
 
-/// Bytes of a body that are read at a time.
+/// Bytes of a body that are read at a time: each reading is a call of the host and one of it back into the VM.
 const WINDOW: usize = 64 << 10;
 
 /// Bytes of its beginning that are kept, where the model's name usually is.
@@ -31,7 +31,9 @@ const SERVED: [&str; 2] = ["upstream", "address"];
 pub struct Conversation {
     exchange: Exchange,
     progress: Progress,
-    /// Bytes of the body that were read.
+    /// Bytes of the body that have come.
+    come: usize,
+    /// Bytes of it that were read.
     read: usize,
     /// The first of them.
     start: Vec<u8>,
@@ -123,8 +125,31 @@ impl Conversation {
             Progress::Waiting(_) | Progress::Answered => return Flow::Pause,
             _ => return Flow::Continue,
         }
-        while self.read < bytes {
-            let window = host.request_body(self.read, WINDOW.min(bytes - self.read));
+        self.come = bytes;
+        if self.is_within_window(bytes, end) {
+            Flow::Pause
+        } else {
+            self.read_on(state, host, end)
+        }
+    }
+
+    /// Whether so many bytes of the body are too few to read on, as more follow. Nothing but their number has changed then.
+    pub(crate) fn awaits_more(&mut self, bytes: usize, end: bool) -> bool {
+        let awaits = self.progress == Progress::Reading && self.is_within_window(bytes, end);
+        if awaits {
+            self.come = bytes;
+        }
+        awaits
+    }
+
+    fn is_within_window(&self, bytes: usize, end: bool) -> bool {
+        !end && bytes.saturating_sub(self.read) < WINDOW
+    }
+
+    /// Reads what has come of the body; `end` when that is the whole.
+    fn read_on(&mut self, state: &mut State, host: &impl Host, end: bool) -> Flow {
+        while self.read < self.come {
+            let window = host.request_body(self.read, WINDOW.min(self.come - self.read));
             if window.is_empty() {
                 break;
             }
@@ -147,7 +172,7 @@ impl Conversation {
     /// The request ended with trailers.
     pub fn on_request_trailers(&mut self, state: &mut State, host: &impl Host) -> Flow {
         match self.progress {
-            Progress::Held | Progress::Reading => self.on_request_end(state, host),
+            Progress::Held | Progress::Reading => self.read_on(state, host, true),
             Progress::Waiting(_) | Progress::Answered => Flow::Pause,
             _ => Flow::Continue,
         }
