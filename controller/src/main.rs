@@ -11,6 +11,10 @@ use kthena_controller::serve::serve;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// A change takes and returns much memory in small pieces. With the system's allocator that cost the more the more objects there were.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `EX_USAGE` of sysexits.
 const USAGE: u8 = 64;
 
