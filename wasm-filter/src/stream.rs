@@ -126,24 +126,18 @@ impl Conversation {
             _ => return Flow::Continue,
         }
         self.come = bytes;
-        if self.is_within_window(bytes, end) {
-            Flow::Pause
-        } else {
-            self.read_on(state, host, end)
-        }
+        self.read_on(state, host, end)
     }
 
-    /// Whether so many bytes of the body are too few to read on, as more follow. Nothing but their number has changed then.
+    /// Notes that so many bytes of the body have come, where those are too few to read on, as more follow.
     pub(crate) fn awaits_more(&mut self, bytes: usize, end: bool) -> bool {
-        let awaits = self.progress == Progress::Reading && self.is_within_window(bytes, end);
+        let is_coming = matches!(self.progress, Progress::Held | Progress::Reading);
+        let awaits = is_coming && !end && bytes.saturating_sub(self.read) < WINDOW;
         if awaits {
+            self.progress = Progress::Reading;
             self.come = bytes;
         }
         awaits
-    }
-
-    fn is_within_window(&self, bytes: usize, end: bool) -> bool {
-        !end && bytes.saturating_sub(self.read) < WINDOW
     }
 
     /// Reads what has come of the body; `end` when that is the whole.
