@@ -18,6 +18,10 @@ const CHUNK_BYTES: usize = 16 * 1024;
 const PROSE: &str = "The harbour lay quiet under a thin fog, and the boats that had come in during the night rested against \
      one another as if they too were tired of the weather. Nobody spoke of leaving before noon.\n\n";
 
+/// A few escapes and letters outside of ASCII among plain words, as in the benchmark of the way of a request.
+const MIXED: &str = "river stone market letter window garden engine winter copper signal harbour method forest paper \
+     Grüße number bridge 日本 summer valley kernel \"matrix\" branch vector ";
+
 const CODE: &str = "fn main() {\n\tlet name = std::env::args().nth(1).unwrap_or_else(|| \"world\".to_string());\n\tmatch greet(&name) \
      {\n\t\tOk(text) => println!(\"{}\", text),\n\t\tErr(error) => eprintln!(\"error: \\\"{}\\\"\", error),\n\t}\n}\n\n";
 
@@ -98,9 +102,10 @@ fn sum_of_words(body: &[u8]) -> u64 {
     })
 }
 
-fn bodies() -> [(&'static str, ApiForm, String); 8] {
+fn bodies() -> [(&'static str, ApiForm, String); 9] {
     [
         ("prose", ApiForm::ChatCompletions, chat(PROSE, false)),
+        ("mixed", ApiForm::ChatCompletions, chat(MIXED, false)),
         ("code", ApiForm::ChatCompletions, chat(CODE, false)),
         ("json-in-json", ApiForm::ChatCompletions, chat(NESTED, false)),
         ("chinese", ApiForm::ChatCompletions, chat(CHINESE, false)),

@@ -1,64 +1,134 @@
 //! Blocks of 64 bytes as bit masks: bit `i` says something of byte `i`.
+//!
+//! [`Portable`] works with the vectors that every processor of the target has: 16 bytes. Where the one at hand has longer ones, which shows
+//! only while it runs, [`widest`] takes those, and what it runs must be inlined as a whole to be compiled for them. What must always hold: all say the same.
 
 use wide::u8x16;
 
 /// Bytes in a block.
 pub(super) const BLOCK: usize = 64;
 
-/// A block in vector registers.
-#[derive(Clone, Copy)]
-pub(super) struct Block([u8x16; 4]);
-
-// === impl Block ===
-
-impl Block {
-    #[inline]
-    pub(super) fn new(bytes: &[u8; BLOCK]) -> Self {
-        let rows = bytes.as_chunks::<16>().0;
-        Self(std::array::from_fn(|row| {
-            rows.get(row).map_or(u8x16::ZERO, |row| u8x16::new(*row))
-        }))
-    }
-
+/// How masks of a block are made.
+pub(super) trait Masks: Copy {
     /// The bytes that are `byte`.
-    #[inline]
-    pub(super) fn equal(self, byte: u8) -> u64 {
-        let byte = u8x16::splat(byte);
-        bits(self.0.map(|row| row.simd_eq(byte)))
-    }
-
-    /// The decimal digits.
-    #[inline]
-    pub(super) fn digits(self) -> u64 {
-        bits(self.0.map(|row| {
-            let value = row - u8x16::splat(b'0');
-            value.min(u8x16::splat(9)).simd_eq(value)
-        }))
-    }
-
-    /// The bytes that end a run of plain ones: a quote, a `\`, a control character.
-    #[inline]
-    pub(super) fn special(self) -> u64 {
-        let backslash = u8x16::splat(b'\\');
-        bits(self.0.map(|row| row.simd_eq(backslash) | quote_or_control(row)))
-    }
+    fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64;
 
     /// Quotes and control characters.
-    #[inline]
-    pub(super) fn stops(self) -> u64 {
-        bits(self.0.map(quote_or_control))
+    fn stops(self, block: &[u8; BLOCK]) -> u64;
+}
+
+/// By vectors of 16 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Portable;
+
+/// Work that is done by masks.
+pub(super) trait ByMasks {
+    /// What comes of it.
+    type Output;
+
+    /// Does it; to be inlined always.
+    fn by(self, masks: impl Masks) -> Self::Output;
+}
+
+/// Does work by the longest vectors of this processor.
+#[inline]
+pub(super) fn widest<W: ByMasks>(work: W) -> W::Output {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = pulp::x86::V3::try_new() {
+        return avx2.vectorize(avx2::By(avx2, work));
+    }
+    work.by(Portable)
+}
+
+// === impl Portable ===
+
+impl Portable {
+    /// The decimal digits.
+    #[inline(always)]
+    pub(super) fn digits(self, block: &[u8; BLOCK]) -> u64 {
+        bits(block, |row| {
+            let value = row - u8x16::splat(b'0');
+            value.min(u8x16::splat(9)).simd_eq(value)
+        })
     }
 }
 
-#[inline]
-fn quote_or_control(row: u8x16) -> u8x16 {
-    row.simd_eq(u8x16::splat(b'"')) | row.min(u8x16::splat(0x1F)).simd_eq(row)
+impl Masks for Portable {
+    #[inline(always)]
+    fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
+        let byte = u8x16::splat(byte);
+        bits(block, |row| row.simd_eq(byte))
+    }
+
+    #[inline(always)]
+    fn stops(self, block: &[u8; BLOCK]) -> u64 {
+        bits(block, |row| {
+            row.simd_eq(u8x16::splat(b'"')) | row.min(u8x16::splat(0x1F)).simd_eq(row)
+        })
+    }
 }
 
-#[inline]
-fn bits(rows: [u8x16; 4]) -> u64 {
-    let [a, b, c, d] = rows.map(|row| u64::from(row.to_bitmask()));
-    a | b << 16 | c << 32 | d << 48
+#[inline(always)]
+fn bits(block: &[u8; BLOCK], is: impl Fn(u8x16) -> u8x16) -> u64 {
+    let (rows, _) = block.as_chunks::<16>();
+    let rows = rows.iter().zip([0, 16, 32, 48]);
+    rows.fold(0, |mask, (row, shift)| {
+        mask | u64::from(is(u8x16::new(*row)).to_bitmask()) << shift
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use pulp::x86::V3;
+    use pulp::{NullaryFnOnce, cast, u8x32};
+
+    use super::{BLOCK, ByMasks, Masks};
+
+    /// Work by vectors of 32 bytes.
+    pub(super) struct By<W>(pub(super) V3, pub(super) W);
+
+    impl<W: ByMasks> NullaryFnOnce for By<W> {
+        type Output = W::Output;
+
+        #[inline(always)]
+        fn call(self) -> W::Output {
+            self.1.by(self.0)
+        }
+    }
+
+    // Neither closures nor iterators: what is not inlined always is not compiled for these vectors, and ten times slower.
+    impl Masks for V3 {
+        #[inline(always)]
+        fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
+            let [low, high] = cast::<_, [u8x32; 2]>(*block);
+            let byte = self.splat_u8x32(byte);
+            bits(
+                self,
+                cast(self.cmp_eq_u8x32(low, byte)),
+                cast(self.cmp_eq_u8x32(high, byte)),
+            )
+        }
+
+        #[inline(always)]
+        fn stops(self, block: &[u8; BLOCK]) -> u64 {
+            let [low, high] = cast::<_, [u8x32; 2]>(*block);
+            bits(self, quote_or_control(self, low), quote_or_control(self, high))
+        }
+    }
+
+    #[inline(always)]
+    fn quote_or_control(simd: V3, row: u8x32) -> u8x32 {
+        let quotes = cast(simd.cmp_eq_u8x32(row, simd.splat_u8x32(b'"')));
+        let controls = cast(simd.cmp_eq_u8x32(row, simd.min_u8x32(row, simd.splat_u8x32(0x1F))));
+        simd.or_u8x32(quotes, controls)
+    }
+
+    #[inline(always)]
+    fn bits(simd: V3, low: u8x32, high: u8x32) -> u64 {
+        let low = simd.avx2._mm256_movemask_epi8(cast(low)).cast_unsigned();
+        let high = simd.avx2._mm256_movemask_epi8(cast(high)).cast_unsigned();
+        u64::from(low) | u64::from(high) << 32
+    }
 }
 
 /// The first bytes of a longer window, and zeros behind them.
@@ -99,6 +169,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    struct Both<'a>(&'a [u8; BLOCK], u8);
+
+    impl ByMasks for Both<'_> {
+        type Output = [u64; 2];
+
+        fn by(self, masks: impl Masks) -> [u64; 2] {
+            [masks.equal(self.0, self.1), masks.stops(self.0)]
+        }
+    }
+
     proptest! {
         #[test]
         fn masks_say_what_they_say(block in any::<[u8; BLOCK]>(), thick in any::<[u8; 3]>(), byte: u8) {
@@ -107,14 +187,12 @@ mod tests {
             for (at, special) in thick.into_iter().zip([byte, b'"', b'\\']) {
                 block[usize::from(at) % BLOCK] = special;
             }
-            let masks = Block::new(&block);
-            for (index, other) in block.into_iter().enumerate() {
-                let is = |mask: u64| mask >> index & 1 == 1;
-                prop_assert_eq!(is(masks.equal(byte)), other == byte);
-                prop_assert_eq!(is(masks.digits()), other.is_ascii_digit());
-                prop_assert_eq!(is(masks.stops()), other == b'"' || other < 0x20);
-                prop_assert_eq!(is(masks.special()), other == b'"' || other == b'\\' || other < 0x20);
-            }
+            let by_any = |is: &dyn Fn(u8) -> bool| (0..).zip(block).fold(0u64, |mask, (index, byte)| mask | u64::from(is(byte)) << index);
+            let digits = by_any(&|other| other.is_ascii_digit());
+            prop_assert_eq!(Portable.digits(&block), digits);
+            let expected = [by_any(&|other| other == byte), by_any(&|other| other == b'"' || other < 0x20)];
+            prop_assert_eq!(Both(&block, byte).by(Portable), expected);
+            prop_assert_eq!(widest(Both(&block, byte)), expected);
         }
 
         #[test]

@@ -7,7 +7,7 @@ use wide::bytemuck::cast;
 use wide::{i16x8, u16x8, u64x2};
 
 use super::Visit;
-use super::bits::{self, BLOCK, Block};
+use super::bits::{self, BLOCK, Masks as _, Portable};
 use super::machine::{JsonScan, State};
 
 /// Integers read in a row. What a row has too many is written all the same and does not count.
@@ -118,9 +118,9 @@ impl Carried {
 /// that is not plain, or its comma.
 #[inline(always)]
 fn plain<const BLANK: usize>(window: &[u8; WINDOW], next: usize, carried: &mut Carried) -> (u64, u64) {
-    let block = Block::new(window[BEFORE..].first_chunk().unwrap_or(&[0; BLOCK]));
-    let commas = block.equal(b',');
-    let digits = block.digits();
+    let block = window[BEFORE..].first_chunk().unwrap_or(&[0; BLOCK]);
+    let commas = Portable.equal(block, b',');
+    let digits = Portable.digits(block);
     let firsts = commas << 1 | carried.first;
     carried.first = commas >> (BLOCK - 1);
     // Blanks stand where they have to, and nowhere else.
@@ -129,9 +129,12 @@ fn plain<const BLANK: usize>(window: &[u8; WINDOW], next: usize, carried: &mut C
     } else {
         let starts = firsts << 1 | carried.start;
         carried.start = firsts >> (BLOCK - 1);
-        (starts, !(digits | commas) ^ firsts | firsts & !block.equal(b' '))
+        (
+            starts,
+            !(digits | commas) ^ firsts | firsts & !Portable.equal(block, b' '),
+        )
     };
-    let zeros = starts & block.equal(b'0');
+    let zeros = starts & Portable.equal(block, b'0');
     let ended = zeros << 1 | carried.ended;
     carried.ended = zeros >> (BLOCK - 1);
     // An integer has a word of digits and not one more, and may have begun before the block.

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::bits::{self, BLOCK, Block};
+use super::bits::{self, BLOCK, ByMasks, Masks, Portable};
 use super::escape::{self, LONGEST};
 use super::machine::{Escape, JsonScan, State, malformed};
 use super::{Kind, Visit, Want};
@@ -98,7 +98,12 @@ impl JsonScan {
         if rest.len() >= WINDOW {
             let mut room = std::mem::take(&mut self.gathered);
             room.resize(BUFFER, 0);
-            let length = self.gather_in(&mut room, rest, visitor);
+            let length = bits::widest(Gathering {
+                scan: self,
+                buffer: &mut room,
+                bytes: rest,
+                visitor,
+            });
             self.gathered = room;
             return start + length;
         }
@@ -107,10 +112,11 @@ impl JsonScan {
         }
         // The zeros behind the end stop it there.
         let end: [u8; WINDOW + BLOCK] = bits::padded(rest);
-        start + self.gather_in(&mut [0; WINDOW + 2 * BLOCK], &end, visitor)
+        start + self.gather_in(Portable, &mut [0; WINDOW + 2 * BLOCK], &end, visitor)
     }
 
-    fn gather_in<V: Visit>(&self, buffer: &mut [u8], bytes: &[u8], visitor: &mut V) -> usize {
+    #[inline(always)]
+    fn gather_in<V: Visit>(&self, masks: impl Masks, buffer: &mut [u8], bytes: &[u8], visitor: &mut V) -> usize {
         let mut filled = 0;
         let mut run_start = 0_usize;
         let mut base = 0;
@@ -118,9 +124,9 @@ impl JsonScan {
         // worked out while this one is decoded.
         let mut escaped = 0;
         'blocks: while let Some(window) = bytes.get(base..).and_then(|rest| rest.first_chunk::<WINDOW>()) {
-            let masks = Block::new(window.first_chunk().unwrap_or(&[0; BLOCK]));
-            let backslashes = masks.equal(b'\\');
-            let stops = masks.stops();
+            let block = window.first_chunk().unwrap_or(&[0; BLOCK]);
+            let backslashes = masks.equal(block, b'\\');
+            let stops = masks.stops(block);
             let second = escaped;
             let starts = bits::escape_starts(backslashes, &mut escaped);
             let stops = stops & !(starts << 1 | second);
@@ -140,8 +146,12 @@ impl JsonScan {
                     break 'blocks;
                 };
                 if escape::units_follow(escapes) {
-                    let units = units.get_or_insert_with(|| UnitRuns::new(all & masks.equal(b'u') >> 1));
-                    let count = units.at(at);
+                    let runs = match units {
+                        Some(runs) => runs,
+                        None => UnitRuns::new(all & masks.equal(block, b'u') >> 1),
+                    };
+                    units = Some(runs);
+                    let count = runs.at(at);
                     if count > 1 && escape::units(escapes, count, buffer, &mut filled) {
                         run_start += count * escape::UNIT;
                         starts &= u64::MAX << (at + (count - 1) * escape::UNIT) << 1;
@@ -267,10 +277,11 @@ impl JsonScan {
 }
 
 /// Where in a block there are one, two, three and four escapes `\uXXXX` in a row.
+#[derive(Clone, Copy)]
 struct UnitRuns([u64; 4]);
 
 impl UnitRuns {
-    #[inline]
+    #[inline(always)]
     fn new(one: u64) -> Self {
         let two = one & one >> escape::UNIT;
         let three = two & one >> (2 * escape::UNIT);
@@ -278,7 +289,7 @@ impl UnitRuns {
     }
 
     /// How many there are in a row from a position on, but no more than four.
-    #[inline]
+    #[inline(always)]
     fn at(&self, position: usize) -> usize {
         self.0.iter().map(|run| (run >> position & 1) as usize).sum()
     }
@@ -287,21 +298,55 @@ impl UnitRuns {
 /// How many bytes stand before the first that is not plain: a quote, a `\`, a control character.
 #[inline]
 fn plain(bytes: &[u8]) -> usize {
-    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    let mut length = 0;
-    for block in blocks {
-        let special = Block::new(block).special();
-        if special != 0 {
-            return length + special.trailing_zeros() as usize;
-        }
-        length += BLOCK;
+    // Most strings are short.
+    let length = Plain(&bytes[..bytes.len().min(BLOCK)]).by(Portable);
+    if length < BLOCK {
+        return length;
     }
-    let special = |byte: &u8| matches!(*byte, b'"' | b'\\' | ..0x20);
-    length + rest.iter().position(special).unwrap_or(rest.len())
+    length + bits::widest(Plain(&bytes[BLOCK..]))
+}
+
+/// The search for the first byte that is not plain.
+struct Plain<'a>(&'a [u8]);
+
+impl ByMasks for Plain<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn by(self, masks: impl Masks) -> usize {
+        let (blocks, rest) = self.0.as_chunks::<BLOCK>();
+        let mut length = 0;
+        for block in blocks {
+            let special = masks.equal(block, b'\\') | masks.stops(block);
+            if special != 0 {
+                return length + special.trailing_zeros() as usize;
+            }
+            length += BLOCK;
+        }
+        let special = |byte: &u8| matches!(*byte, b'"' | b'\\' | ..0x20);
+        length + rest.iter().position(special).unwrap_or(rest.len())
+    }
+}
+
+/// [`JsonScan::gather_in`].
+struct Gathering<'a, V> {
+    scan: &'a JsonScan,
+    buffer: &'a mut [u8],
+    bytes: &'a [u8],
+    visitor: &'a mut V,
+}
+
+impl<V: Visit> ByMasks for Gathering<'_, V> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn by(self, masks: impl Masks) -> usize {
+        self.scan.gather_in(masks, self.buffer, self.bytes, self.visitor)
+    }
 }
 
 /// Copies a run in whole pieces; a piece behind its end must be there.
-#[inline]
+#[inline(always)]
 fn copy_run(bytes: &[u8], run: Range<usize>, buffer: &mut [u8], filled: &mut usize) {
     let mut from = run.start;
     let mut to = *filled;
