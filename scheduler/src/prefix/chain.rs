@@ -20,8 +20,6 @@
 
 use std::num::NonZeroU32;
 
-use twox_hash::XxHash3_64;
-
 /// Bytes in a block where nothing else is configured: what an engine block of 16 tokens holds, at four bytes a token.
 pub const DEFAULT_BLOCK_BYTES: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
 
@@ -71,6 +69,21 @@ fn distance(blocks: u32) -> u32 {
     } else {
         1 << (blocks.ilog2() - 4)
     }
+}
+
+/// XXH3 of a unit.
+#[cfg(not(target_family = "wasm"))]
+#[inline]
+fn hash(seed: u64, unit: &[u8]) -> u64 {
+    twox_hash::XxHash3_64::oneshot_with_seed(seed, unit)
+}
+
+/// The same, by the library that uses vector instructions of WebAssembly, for which the other one has none. That one in turn finds out
+/// what the CPU at hand can do, which this one leaves to the build.
+#[cfg(target_family = "wasm")]
+#[inline]
+fn hash(seed: u64, unit: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(unit, seed)
 }
 
 /// Builds the chain of a text that arrives in pieces.
@@ -125,12 +138,12 @@ impl ChainBuilder {
         if self.filled > 0 {
             let (end, after) = rest.split_at(self.wanted - self.filled);
             copy(end, &mut self.unit[self.filled..]);
-            self.hash = XxHash3_64::oneshot_with_seed(self.hash, &self.unit[..self.wanted]);
+            self.hash = hash(self.hash, &self.unit[..self.wanted]);
             self.close_unit();
             rest = after;
         }
         while let Some((unit, after)) = rest.split_at_checked(self.wanted) {
-            self.hash = XxHash3_64::oneshot_with_seed(self.hash, unit);
+            self.hash = hash(self.hash, unit);
             self.close_unit();
             rest = after;
         }
@@ -142,7 +155,7 @@ impl ChainBuilder {
     pub fn finish(mut self) -> BlockChain {
         let block_bytes = self.block_bytes.get();
         if self.filled > 0 {
-            self.hash = XxHash3_64::oneshot_with_seed(self.hash, &self.unit[..self.filled]);
+            self.hash = hash(self.hash, &self.unit[..self.filled]);
             let blocks = self.filled.div_ceil(block_bytes as usize);
             self.blocks = self.blocks.saturating_add(u32::try_from(blocks).unwrap_or(u32::MAX));
         }
@@ -198,6 +211,8 @@ fn copy(from: &[u8], to: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use twox_hash::XxHash3_64;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -209,6 +224,19 @@ mod tests {
         let mut builder = ChainBuilder::new(block(bytes));
         builder.push(text);
         builder.finish()
+    }
+
+    #[test]
+    fn a_unit_has_the_same_hash_in_every_build() {
+        let text: Vec<u8> = (0..2_048_u32).map(|n| (n * 131 % 251) as u8).collect();
+        for length in 0..text.len() {
+            let (seed, unit) = ((length as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), &text[..length]);
+            assert_eq!(
+                hash(seed, unit),
+                xxhash_rust::xxh3::xxh3_64_with_seed(unit, seed),
+                "{length} bytes"
+            );
+        }
     }
 
     /// The definition, word for word: the checkpoints of a prompt that is at hand as a whole.
