@@ -1,11 +1,11 @@
-//! One part of the prefix index: entries in a slab, found by a map, evicted by second chance.
+//! One part of the prefix index: entries in a slab, chained by their keys, evicted by second chance.
 //!
-//! What must always hold: the map points at exactly the occupied places of the slab; the bytes counted are an upper
+//! What must always hold: the chains lead to exactly the occupied places of the slab; the bytes counted are an upper
 //! bound of what entries take, and stay within the shard's share. Whether a holder is still good is the index' to say:
 //! it is asked through a function.
-
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+//!
+//! A full shard drops an entry for each that it takes, for as long as the process runs. `HashMap` marks what was removed and doubles when the
+//! marks are too many, long after the last entry for which there was room; chains are as they would be had the entry never been there.
 
 /// Bits of a [`Held`] that are the stamp; those above name the slot, so that holders sort by slot.
 const STAMP_BITS: u32 = 44;
@@ -28,44 +28,30 @@ enum Holders {
 #[derive(Debug)]
 struct Entry {
     key: u64,
+    /// Place of the next entry of the same chain, or [`END`].
+    next: u32,
     /// Placed again since the hand last passed.
     used: bool,
     holders: Holders,
 }
 
-/// Bytes of an entry: its place in the slab, and its share of a map that is just past doubling.
-const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 2 * (size_of::<(u64, u32)>() + 1) + 8;
+/// Bytes of an entry: its place in the slab, and its share of heads and of a free list that are just past doubling.
+const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 4 * size_of::<u32>();
 
-/// Keys are well-mixed hashes already.
-#[derive(Debug, Default)]
-struct AsIs(u64);
+/// The place after the last of a chain: no slab is that long.
+const END: u32 = u32::MAX;
 
 /// A part of the index.
 #[derive(Debug)]
 pub(super) struct Shard {
-    places: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
+    /// The first place of each chain. Keys are well-mixed hashes already: their low bits say which. As many as a power of two.
+    heads: Vec<u32>,
     slab: Vec<Option<Entry>>,
     free: Vec<u32>,
     hand: usize,
     spilled: usize,
     max_bytes: usize,
     evictions: u64,
-}
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
 }
 
 // === impl Held ===
@@ -145,7 +131,7 @@ impl Holders {
 impl Shard {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self {
-            places: HashMap::default(),
+            heads: Vec::new(),
             slab: Vec::new(),
             free: Vec::new(),
             hand: 0,
@@ -156,7 +142,7 @@ impl Shard {
     }
 
     pub(super) fn entries(&self) -> usize {
-        self.places.len()
+        self.slab.len() - self.free.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -169,25 +155,18 @@ impl Shard {
 
     /// Who holds `key`, whether still good or not.
     pub(super) fn holders(&self, key: u64) -> &[Held] {
-        self.places
-            .get(&key)
-            .and_then(|place| self.slab.get(*place as usize)?.as_ref())
-            .map_or(&[], |entry| entry.holders.as_slice())
+        self.search(key).map_or(&[], |(_, entry)| entry.holders.as_slice())
     }
 
     /// What is known of `slot` holding `key`, whether still good or not.
     pub(super) fn find(&self, key: u64, slot: u32) -> Option<Held> {
-        let place = self.places.get(&key)?;
-        self.slab.get(*place as usize)?.as_ref()?.holders.find(slot)
+        self.search(key)?.1.holders.find(slot)
     }
 
     /// Notes that `held` holds `key`; what was known of its slot before.
     pub(super) fn put(&mut self, key: u64, held: Held, good: impl Fn(Held) -> bool + Copy) -> Option<Held> {
-        let known = self
-            .places
-            .get(&key)
-            .and_then(|place| self.slab.get_mut(*place as usize)?.as_mut());
-        if let Some(entry) = known {
+        let known = self.search(key).map(|(place, _)| place);
+        if let Some(entry) = known.and_then(|place| self.slab.get_mut(place as usize)?.as_mut()) {
             let before = entry.holders.spilled();
             entry.used = true;
             let former = entry.holders.put(held, good);
@@ -197,19 +176,20 @@ impl Shard {
         }
         let entry = Entry {
             key,
+            next: END,
             used: false,
             holders: Holders::One(held),
         };
         if let Some(place) = self.place(good) {
             self.slab[place as usize] = Some(entry);
-            self.places.insert(key, place);
+            self.link(place);
         }
         None
     }
 
     /// Notes that `slot` does not hold `key`.
     pub(super) fn take(&mut self, key: u64, slot: u32) {
-        let Some(place) = self.places.get(&key).copied() else {
+        let Some((place, _)) = self.search(key) else {
             return;
         };
         let Some(entry) = self.slab[place as usize].as_mut() else {
@@ -230,9 +210,10 @@ impl Shard {
     /// A free place, made by eviction when the shard is full; `None` when it has no room for a single entry.
     fn place(&mut self, good: impl Fn(Held) -> bool + Copy) -> Option<u32> {
         if self.free.is_empty() && self.bytes() + ENTRY_BYTES <= self.max_bytes {
-            // Growing by a quarter keeps what a doubling would leave unused, and uncounted, small.
+            // Growing by a quarter keeps what a doubling would leave unused small, and no more is taken than can be used.
             if self.slab.len() == self.slab.capacity() {
-                self.slab.reserve_exact(self.slab.len() / 4 + 16);
+                let room = (self.max_bytes - self.bytes()) / ENTRY_BYTES;
+                self.slab.reserve_exact(room.min(self.slab.len() / 4 + 16));
             }
             self.slab.push(None);
             return u32::try_from(self.slab.len() - 1).ok();
@@ -245,7 +226,7 @@ impl Shard {
 
     /// Makes entries give way until lists of holders that grew are within the bound again.
     fn shrink(&mut self, good: impl Fn(Held) -> bool + Copy) {
-        while self.bytes() > self.max_bytes && !self.places.is_empty() {
+        while self.bytes() > self.max_bytes && self.entries() > 0 {
             self.evict(good);
             while self.slab.last().is_some_and(Option::is_none) {
                 self.slab.pop();
@@ -276,8 +257,126 @@ impl Shard {
     fn drop_entry(&mut self, place: u32) {
         if let Some(entry) = self.slab.get_mut(place as usize).and_then(Option::take) {
             self.spilled -= entry.holders.spilled();
-            self.places.remove(&entry.key);
+            self.unlink(place, &entry);
             self.free.push(place);
+        }
+    }
+
+    /// The entry of `key`, and its place.
+    fn search(&self, key: u64) -> Option<(u32, &Entry)> {
+        let mut place = *self.heads.get(self.chain(key))?;
+        while let Some(Some(entry)) = self.slab.get(place as usize) {
+            if entry.key == key {
+                return Some((place, entry));
+            }
+            place = entry.next;
+        }
+        None
+    }
+
+    /// Puts the entry at `place` into its chain. There are as many chains as places or more, so that they stay short.
+    fn link(&mut self, place: u32) {
+        let mut unlinked = place..place + 1;
+        if self.heads.len() < self.slab.len() {
+            self.heads = vec![END; self.slab.len().next_power_of_two()];
+            unlinked = 0..self.slab.len() as u32;
+        }
+        for place in unlinked {
+            let Some(key) = self.slab[place as usize].as_ref().map(|entry| entry.key) else {
+                continue;
+            };
+            let chain = self.chain(key);
+            let next = std::mem::replace(&mut self.heads[chain], place);
+            if let Some(entry) = &mut self.slab[place as usize] {
+                entry.next = next;
+            }
+        }
+    }
+
+    /// Takes what was at `place` out of its chain.
+    fn unlink(&mut self, place: u32, entry: &Entry) {
+        let chain = self.chain(entry.key);
+        let mut at = &mut self.heads[chain];
+        while *at != place {
+            let before = *at as usize;
+            let Some(Some(before)) = self.slab.get_mut(before) else {
+                return;
+            };
+            at = &mut before.next;
+        }
+        *at = entry.next;
+    }
+
+    fn chain(&self, key: u64) -> usize {
+        key as usize & self.heads.len().wrapping_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::draws::mix;
+
+    /// Bytes that it has of the allocator.
+    fn taken(shard: &Shard) -> usize {
+        let places = shard.heads.capacity() + shard.free.capacity();
+        places * size_of::<u32>() + shard.slab.capacity() * size_of::<Option<Entry>>() + shard.spilled
+    }
+
+    #[test]
+    fn a_full_shard_has_what_memory_it_will_ever_have_and_no_more_than_its_share() {
+        for max_bytes in [0, 1_000, 50_000, 100_000, 131_072, 150_000] {
+            let mut shard = Shard::new(max_bytes);
+            let mut full = None;
+            for stamp in 0..50_000 {
+                shard.put(mix(1, stamp), Held::new(0, stamp), |_| true);
+                assert!(taken(&shard) <= max_bytes, "{} of {max_bytes}", taken(&shard));
+                if shard.evictions() > 0 {
+                    assert_eq!(*full.get_or_insert(taken(&shard)), taken(&shard), "{stamp}");
+                }
+            }
+        }
+    }
+
+    const KEYS: u64 = 24;
+    const AMPLE: usize = 1 << 20;
+
+    /// Keys that meet in few chains.
+    fn key(number: u64) -> u64 {
+        number << 4
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_put_is_found_until_it_is_taken_or_gives_way(
+            steps in proptest::collection::vec((0..KEYS, 0..3u32, 0..3u8), 1..200),
+            max_bytes in prop_oneof![0..2_000usize, Just(AMPLE)],
+        ) {
+            let mut shard = Shard::new(max_bytes);
+            let mut put = BTreeMap::<u64, BTreeSet<u32>>::new();
+            for (stamp, (number, slot, step)) in (0..).zip(steps) {
+                let slots = put.entry(number).or_default();
+                if step == 0 {
+                    shard.take(key(number), slot);
+                    slots.remove(&slot);
+                } else {
+                    shard.put(key(number), Held::new(slot, stamp), |_| true);
+                    slots.insert(slot);
+                }
+                prop_assert!(shard.bytes() <= max_bytes);
+                let found = |number| -> BTreeSet<u32> {
+                    shard.holders(key(number)).iter().map(|held| held.slot()).collect()
+                };
+                prop_assert_eq!((0..KEYS).filter(|number| !found(*number).is_empty()).count(), shard.entries());
+                for (number, slots) in &put {
+                    prop_assert!(found(*number).is_subset(slots));
+                    prop_assert!(max_bytes < AMPLE || found(*number) == *slots);
+                }
+            }
         }
     }
 }
