@@ -215,6 +215,7 @@ impl Config {
             ("peer-timeout", self.peers.peer_timeout.is_zero()),
             ("max-peers", self.peers.max_peers == 0),
             ("peer-max-origins", self.peers.peer_max_origins == 0),
+            ("peer-max-resources", self.peers.peer_max_resources == 0),
             ("scrape-interval", self.scrape.scrape_interval.is_zero()),
             ("scrape-timeout", self.scrape.scrape_timeout.is_zero()),
             ("scrape-models-interval", self.scrape.scrape_models_interval.is_zero()),
@@ -469,6 +470,8 @@ mod tests {
             (&["--scrape-timeout", "11s"], "--scrape-interval"),
             (&["--scrape-interval", "0s"], "more than 0"),
             (&["--watch-page", "0"], "more than 0"),
+            (&["--peer-max-origins", "0"], "more than 0"),
+            (&["--peer-max-resources", "0"], "more than 0"),
             (&["--peers", "a:1", "--state-listen", "unix:/a"], "--state-listen"),
             (&["--peers", "a:1", "--peer-ca", "a"], "--state-tls-cert"),
             (
