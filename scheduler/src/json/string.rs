@@ -146,6 +146,7 @@ impl JsonScan {
                     break 'blocks;
                 };
                 if escape::units_follow(escapes) {
+                    // A closure would not be compiled for the longer vectors.
                     let runs = match units {
                         Some(runs) => runs,
                         None => UnitRuns::new(all & masks.equal(block, b'u') >> 1),
